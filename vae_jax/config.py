@@ -1,0 +1,186 @@
+"""Configurations: the defaults, and the one place that says which values are allowed.
+
+An experiment file starts from `default()` and changes what differs. Nothing is ever read with a fallback: a key exists
+here or it does not exist, and `validate` names the field, the value and what is allowed.
+"""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """One readable line: the field, its value, what is allowed."""
+
+
+def default():
+    """Every key there is, with its default and meaning."""
+    config = ConfigDict()
+    config.seed = 0  # initialization, order of examples and training noise
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits, mnist, fashion_mnist, kmnist, ppca, npz, or any TFDS name
+    config.data.manual_dir = ""  # a directory that holds the official files
+    config.data.data_dir = ""  # where TFDS keeps its data; empty: ~/tensorflow_datasets
+    config.data.path = ""  # the .npz file of data.name = npz
+    config.data.num_train = 0  # keep the first so many training examples; 0: all
+    config.data.binarization = "dynamic"  # dynamic: drawn anew each step; fixed: once per example; threshold; none
+    config.data.binarization_seed = 0  # of 'fixed'
+    config.data.streams = 0  # example i is in stream i mod streams; 0: the largest power of two <= 8 dividing the batch
+
+    config.model = ConfigDict()
+    config.model.latent_dim = 50
+    config.model.encoder = "mlp"
+    config.model.decoder = "mlp"
+    config.model.hidden = (200, 200)  # encoder widths from x to z; the decoder mirrors them
+    config.model.activation = "tanh"
+    config.model.posterior = "normal"
+    config.model.prior = "standard_normal"
+    config.model.likelihood = "bernoulli"
+    config.model.sigma = 1.0  # standard deviation of the 'normal' likelihood
+
+    config.inference = ConfigDict()
+    config.inference.kind = "amortized"
+
+    config.objective = ConfigDict()
+    config.objective.name = "elbo"
+    config.objective.num_samples = 1  # K draws of z for each example
+    config.objective.kl = "auto"  # closed form where there is one; or monte_carlo
+    config.objective.beta = 1.0  # of the objective 'beta'
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "constant"  # or cosine, down to final_fraction of the learning rate
+    config.optimizer.warmup_steps = 0
+    config.optimizer.final_fraction = 0.01
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.momentum = 0.9  # of sgd, rmsprop and muon
+    config.optimizer.weight_decay = 0.0  # of adamw, lion and muon
+    config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: none
+    config.optimizer.ema = 0.0  # decay of an average of the parameters, used for evaluation; 0: none
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128
+    config.train.epochs = 100
+    config.train.log_every = 0  # steps in one compiled call and one log record; 0: one epoch
+    config.train.eval_every = 10  # epochs between evaluations on valid
+    config.train.checkpoint_every = 10  # epochs between checkpoints
+    config.train.select = "last"  # or best: the checkpoint with the best ELBO on valid
+
+    config.eval = ConfigDict()
+    config.eval.seed = 0  # test binarization and every draw of an evaluation
+    config.eval.elbo_samples = 10
+    config.eval.num_samples = 1000  # K of the importance-sampled log p(x) at the end
+    config.eval.max_examples = 0  # of test, at the end; 0: all
+    config.eval.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
+
+    config.figures = ConfigDict()
+    config.figures.count = 64  # images in a grid
+    return config
+
+
+# A short list of keys that a resumed run may change: none of them touches a parameter.
+CHANGEABLE = frozenset(
+    {"figures", "train.eval_every", "train.checkpoint_every", "eval.elbo_samples", "eval.num_samples"}
+    | {"eval.chunk_rows", "eval.max_examples", "data.manual_dir", "data.data_dir"}
+)
+
+ALLOWED = {
+    "data.binarization": ("dynamic", "fixed", "threshold", "none"),
+    "model.encoder": ("mlp",),
+    "model.decoder": ("mlp",),
+    "model.activation": ("tanh", "relu", "elu", "gelu", "softplus", "swish"),
+    "model.posterior": ("normal",),
+    "model.prior": ("standard_normal",),
+    "model.likelihood": ("bernoulli", "normal"),
+    "inference.kind": ("amortized",),
+    "objective.name": ("elbo", "beta", "iwae"),
+    "objective.kl": ("auto", "monte_carlo"),
+    "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
+    "optimizer.schedule": ("constant", "cosine"),
+    "train.select": ("last", "best"),
+}
+
+AT_LEAST = {
+    "data.num_train": 0,
+    "data.streams": 0,
+    "model.latent_dim": 1,
+    "objective.num_samples": 1,
+    "objective.beta": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "train.batch_size": 1,
+    "train.epochs": 1,
+    "train.log_every": 0,
+    "train.eval_every": 1,
+    "train.checkpoint_every": 1,
+    "eval.elbo_samples": 1,
+    "eval.num_samples": 1,
+    "eval.max_examples": 0,
+    "eval.chunk_rows": 1,
+    "figures.count": 1,
+}
+
+FRACTIONS = ("optimizer.b1", "optimizer.b2", "optimizer.momentum", "optimizer.ema")  # in [0, 1)
+
+
+def validate(config):
+    """Raises ConfigError at the first field whose value is not allowed; returns the config frozen."""
+    for field, allowed in ALLOWED.items():
+        require(field, lookup(config, field), lambda v, a=allowed: v in a, "one of " + ", ".join(allowed))
+    for field, least in AT_LEAST.items():
+        require(field, lookup(config, field), lambda v, m=least: m <= v < float("inf"), f"a number >= {least}")
+    for field in FRACTIONS:
+        require(field, lookup(config, field), lambda v: 0 <= v < 1, "a number in [0, 1)")
+    require("optimizer.final_fraction", config.optimizer.final_fraction, lambda v: 0 <= v <= 1, "a number in [0, 1]")
+    require("model.sigma", config.model.sigma, lambda v: 0 < v < float("inf"), "a number > 0")
+    widths = lambda v: all(isinstance(w, int) and w > 0 for w in v)
+    require("model.hidden", config.model.hidden, widths, "widths of the hidden layers, each an integer > 0")
+    for field in ("seed", "eval.seed", "data.binarization_seed"):
+        require(field, lookup(config, field), lambda v: 0 <= v < 2**32, "an integer in [0, 2^32)")
+    validate_pairs(config)
+    return ml_collections.FrozenConfigDict(config)
+
+
+def validate_pairs(config):
+    """Combinations that cannot work, named with what to use instead."""
+    streams, batch = config.data.streams, config.train.batch_size
+    if streams and batch % streams:
+        raise ConfigError(f"config.data.streams = {streams} does not divide config.train.batch_size = {batch}")
+    if config.data.name == "npz" and not config.data.path:
+        raise ConfigError("config.data.path is empty: --config.data.path=FILE.npz names the arrays of data.name = npz")
+    if config.data.binarization == "none" and config.model.likelihood == "bernoulli" and config.data.name == "ppca":
+        raise ConfigError("config.model.likelihood = bernoulli needs data in [0, 1]: use normal for data.name = ppca")
+
+
+def by_variant(variant, settings):
+    """The setting of an experiment's variant, `experiments/NAME.py:variant`; '' is the experiment as shipped."""
+    if variant not in settings:
+        raise ConfigError(
+            f"variant {variant!r} of --config: expected one of {', '.join(filter(None, settings)) or 'none'}"
+        )
+    return settings[variant]
+
+
+def in_groups(key, groups):
+    """Whether a dotted key, or a group it is in, is among `groups`."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
+def lookup(config, field):
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def require(field, value, test, expected):
+    if not test(value):
+        raise ConfigError(f"config.{field} = {value!r}: expected {expected}")
+
+
+def num_streams(config):
+    """S of the run: `data.streams`, or the largest power of two <= 8 that divides the batch."""
+    return config.data.streams or max(s for s in (1, 2, 4, 8) if config.train.batch_size % s == 0)

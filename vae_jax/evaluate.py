@@ -1,0 +1,156 @@
+"""Measuring a model: everything per example, in nats, in chunks of bounded memory.
+
+Noise here has its own seed (`config.eval.seed`): the key of example i of a split depends on (seed, split, i) alone, and
+the key of its k-th draw on that and k, so neither the size of a chunk nor the number of devices changes a number.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.elbo import elbo_fn
+from vae_jax.parallel import HERE
+
+SPLITS = {"train": 0, "valid": 1, "test": 2}
+BINARIZE, DRAW, REFINE = range(3)  # what an example's key is used for
+SAMPLES_AT_ONCE = 50  # draws decoded together for one example
+ACTIVE = 1e-2  # a latent dimension is active if the variance over x of E_q[z|x] is above this; Burda et al. (2016), 5.2
+
+
+def split_keys(seed, split, count):
+    """One key for each of the first `count` examples of a split."""
+    key = jax.random.fold_in(jax.random.key(seed), SPLITS[split])
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+
+
+def bits_per_dim(nats, event_shape):
+    """nats per example -> bits per dimension: divide by D ln 2."""
+    return nats / (math.prod(event_shape) * math.log(2))
+
+
+def in_chunks(function, arrays, size, spread=HERE, progress=lambda done: None):
+    """`function(chunk)` over chunks of about `size` examples of a pytree of arrays [N, ...]; results on the host.
+
+    The last chunk is filled up with copies of its first example, cut off again: every call has one shape.
+    """
+    total, results = len(jax.tree.leaves(arrays)[0]), []
+    size = -(-min(size, total) // spread.multiple) * spread.multiple
+    for start in range(0, total, size):
+        index = np.arange(start, start + size)
+        index = np.where(index < total, index, start)
+        chunk = spread.put(jax.tree.map(lambda array, index=index: array[index], arrays))
+        results.append(jax.device_get(function(chunk)))
+        progress(min(start + size, total))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *results)
+
+
+def fold_in_each(keys, number):
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def sample_terms(model, params, chunk, number):
+    """The bound's terms from draw `number` of each example, with an estimated KL; arrays [1, B]."""
+    condition = chunk.get("condition")
+    q = model.make_q(params, chunk["rows"])
+    decode = lambda z: model.decode(params, z, condition)
+    keys = fold_in_each(fold_in_each(chunk["key"], DRAW), number)
+    return elbo_fn(keys, chunk["image"], q, decode, model.prior(params, condition))
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def elbo_terms(model, params, chunk, num_samples):
+    """ELBO, E_q log p(x|z) and KL of each example [B], nats, averaged over `num_samples` draws."""
+    terms = jax.lax.map(lambda k: sample_terms(model, params, chunk, k), jnp.arange(num_samples))
+    return {"elbo": terms.elbo.mean(0), "log_likelihood": terms.log_likelihood.mean(0), "kl": terms.kl.mean(0)}
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def importance_log_px(model, params, chunk, num_samples, samples_at_once):
+    """log p(x) ~ log 1/K sum_k w_k [B] from K = num_samples draws, nats, and the effective number of them.
+
+    A lower bound in expectation, tighter with K; Burda et al. (2016), eq. 8. The effective sample size is
+    (sum w)^2 / sum w^2. Draws are made `samples_at_once`, and exactly K of them count.
+    """
+    draws = jax.vmap(lambda k: sample_terms(model, params, chunk, k).log_weights[0])
+
+    def block(totals, start):
+        numbers = start + jnp.arange(samples_at_once)
+        log_w = jnp.where(numbers[:, None] < num_samples, draws(numbers), -jnp.inf)
+        sums = [jax.nn.logsumexp(power * log_w, axis=0) for power in (1, 2)]
+        return tuple(map(jnp.logaddexp, totals, sums)), None
+
+    none = jnp.full(chunk["image"].shape[:1], -jnp.inf)
+    (first, second), _ = jax.lax.scan(block, (none, none), jnp.arange(0, num_samples, samples_at_once))
+    return {"log_px": first - math.log(num_samples), "effective_samples": jnp.exp(2 * first - second)}
+
+
+def active_units(mean):
+    """Latent dimensions that the data moves: Var_x(E_q[z|x]) > 0.01, from means [N, Z]. Burda et al. (2016), 5.2."""
+    return int((np.var(mean, axis=0) > ACTIVE).sum())
+
+
+def summarize(values, unit="nats"):
+    """Mean over examples with its standard error."""
+    values = np.asarray(values, np.float64)
+    stderr = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"value": float(values.mean()), "stderr": stderr, "unit": unit}
+
+
+def find_rows(model, params, examples, config, spread):
+    """The rows of q for every example, as the model's inference finds them."""
+    return in_chunks(lambda chunk: infer_rows(model, params, chunk), examples, config.chunk_rows, spread)
+
+
+@partial(jax.jit, static_argnums=0)
+def infer_rows(model, params, chunk):
+    return model.infer(params, (), fold_in_each(chunk["key"], REFINE), chunk, None)
+
+
+TERMS = ("elbo", "log_likelihood", "kl")
+
+
+def bound_numbers(model, params, examples, event_shape, config, spread):
+    """ELBO and its terms over examples that have 'rows': {name: {value, stderr, unit}}."""
+    function = lambda chunk: elbo_terms(model, params, chunk, config.elbo_samples)
+    terms = in_chunks(function, examples, config.chunk_rows, spread)
+    numbers = {name: summarize(terms[name]) for name in TERMS}
+    return numbers | {"elbo_bits_per_dim": summarize(bits_per_dim(terms["elbo"], event_shape), "bits/dim")}
+
+
+def likelihood_numbers(model, params, examples, event_shape, config, spread, progress):
+    """NLL = -log p(x) from K = num_samples draws, its effective sample size, and the same in bits per dimension."""
+    samples_at_once = min(SAMPLES_AT_ONCE, config.num_samples)
+    function = lambda chunk: importance_log_px(model, params, chunk, config.num_samples, samples_at_once)
+    size = max(1, config.chunk_rows // samples_at_once)
+    estimate = in_chunks(function, examples, size, spread, progress)
+    nll = -estimate["log_px"]
+    return {
+        "nll": {**summarize(nll), "num_samples": config.num_samples},
+        "nll_bits_per_dim": summarize(bits_per_dim(nll, event_shape), "bits/dim"),
+        "effective_samples": summarize(estimate["effective_samples"], f"of {config.num_samples}"),
+    }
+
+
+def all_numbers(model, params, examples, event_shape, config, spread, progress):
+    """Everything a finished run reports of a split."""
+    units = active_units(examples["rows"]["mean"])
+    return {
+        **bound_numbers(model, params, examples, event_shape, config, spread),
+        **likelihood_numbers(model, params, examples, event_shape, config, spread, progress),
+        "active_units": {"value": units, "stderr": None, "unit": f"of {examples['rows']['mean'].shape[-1]}"},
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def reconstruct(model, params, chunk):
+    """The mean of p(x|z) at the mean of q(z|x), [B, *event]."""
+    return model.decode(params, chunk["rows"]["mean"][None], chunk.get("condition")).mean[0]
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def prior_means(model, params, key, count):
+    """The mean of p(x|z) at `count` draws of z from the prior, [count, *event]. The key is consumed."""
+    return model.decode(params, model.prior(params).sample(key, (count,))[None]).mean[0]

@@ -1,0 +1,43 @@
+"""Optimizers and learning-rate schedules by name.
+
+Every optimizer is built at a learning rate of one and its updates are scaled by `learning_rate(hyper, step)` after it.
+All those listed are linear in it, and so the rate stays an argument of the compiled program, not a constant in it.
+"""
+
+import jax.numpy as jnp
+import optax
+
+OPTIMIZERS = {
+    "adam": lambda c: optax.adam(1.0, b1=c.b1, b2=c.b2),
+    "adamw": lambda c: optax.adamw(1.0, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
+    "adamax": lambda c: optax.adamax(1.0, b1=c.b1, b2=c.b2),
+    "nadam": lambda c: optax.nadam(1.0, b1=c.b1, b2=c.b2),
+    "radam": lambda c: optax.radam(1.0, b1=c.b1, b2=c.b2),
+    "rmsprop": lambda c: optax.rmsprop(1.0, decay=c.b2, momentum=c.momentum),
+    "lion": lambda c: optax.lion(1.0, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
+    # matrices by Muon with momentum, everything else by Adam
+    "muon": lambda c: optax.contrib.muon(1.0, beta=c.momentum, adam_b1=c.b1, adam_b2=c.b2, weight_decay=c.weight_decay),
+    "sgd": lambda c: optax.sgd(1.0, momentum=c.momentum or None),
+}
+
+# The share of the learning rate left when `progress` in [0, 1] of the steps is done.
+SCHEDULES = {
+    "constant": lambda progress, final: 1.0,
+    "cosine": lambda progress, final: final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+}
+
+
+def make_optimizer(config):
+    """The optax transformation of `config` (config.optimizer) at learning rate 1, clipping first."""
+    optimizer = OPTIMIZERS[config.name](config)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+
+
+def make_learning_rate(config, num_steps):
+    """learning_rate(hyper, step): hyper['learning_rate'], warmed up linearly, times the schedule over `num_steps`."""
+
+    def learning_rate(hyper, step):
+        warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(1.0, hyper["warmup_steps"]))
+        return hyper["learning_rate"] * warm * SCHEDULES[config.schedule](step / num_steps, config.final_fraction)
+
+    return learning_rate

@@ -1,0 +1,110 @@
+"""Devices, axes and donation: the one place that knows of them.
+
+The per-device program is pmap's: each device runs the same step on its share of the examples, and gradients are summed
+over the axis 'devices'. JAX implements pmap as jit of shard_map today and tells new code to say so, as `device_program`
+does. Parameters are replicated; the data and the rows of per-datapoint tables are split into blocks.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "devices"
+
+
+class DeviceError(ValueError):
+    """One readable line: the numbers that do not divide."""
+
+
+class Axis(NamedTuple):
+    """What a step needs to know of the devices beside it."""
+
+    vary: Callable  # marks replicated values as this device's own, so that their gradient is this device's share
+    sum: Callable  # over the devices
+    gather: Callable  # [b, ...] of each device -> [B, ...] on all
+
+
+ALONE = Axis(vary=lambda tree: tree, sum=lambda tree: tree, gather=lambda tree: tree)
+
+# Without pcast the gradient of a replicated value under shard_map is already summed over devices, and summing it again
+# makes it D times too large: Adam hides that, SGD does not.
+DEVICES = Axis(
+    vary=lambda tree: jax.lax.pcast(tree, AXIS, to="varying"),
+    sum=lambda tree: jax.lax.psum(tree, AXIS),
+    gather=lambda tree: jax.lax.all_gather(tree, AXIS, tiled=True),
+)
+
+
+def make_mesh(num_devices=0):
+    """A mesh of the first `num_devices` devices (0: all) over the axis 'devices'."""
+    available = jax.device_count()
+    if num_devices > available:
+        raise DeviceError(f"--devices={num_devices}: only {available} {jax.default_backend()} devices are there")
+    return jax.make_mesh(
+        (num_devices or available,),
+        (AXIS,),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[: num_devices or available],
+    )
+
+
+def largest_divisor(num_streams):
+    """How many of the devices there are `num_streams` streams can be shared by."""
+    return max(d for d in range(1, jax.device_count() + 1) if num_streams % d == 0)
+
+
+def check(num_devices, num_streams, batch_size):
+    """Raises DeviceError unless devices divide streams and streams divide the batch."""
+    if num_streams % num_devices or batch_size % num_streams:
+        raise DeviceError(
+            f"{num_devices} devices cannot share {num_streams} streams of a batch of {batch_size}: devices must divide "
+            "config.data.streams and streams must divide config.train.batch_size; use --devices=N to take fewer"
+        )
+
+
+def replicated(mesh):
+    return NamedSharding(mesh, P())
+
+
+def split(mesh):
+    return NamedSharding(mesh, P(AXIS))
+
+
+def put_split(mesh, tree):
+    """A pytree of host arrays, each `[n, ...]` divided into equal blocks over the devices."""
+    return jax.device_put(tree, split(mesh))
+
+
+def put_replicated(mesh, tree):
+    """A pytree of host arrays, whole on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+class Spread(NamedTuple):
+    """How an evaluation gives a chunk of examples to the devices."""
+
+    put: Callable = lambda tree: tree
+    multiple: int = 1  # the size of a chunk must be a multiple of this
+
+
+HERE = Spread()
+
+
+def spread(mesh):
+    """Chunks divided over the devices of a mesh."""
+    return Spread(partial(put_split, mesh), mesh.size)
+
+
+def device_program(function, mesh, in_specs, out_specs, donate=()):
+    """`function` as one compiled program that every device runs on its blocks; `donate` names arguments given up."""
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs), donate_argnums=donate)
+
+
+def shardings(mesh, specs):
+    """Partition specs -> shardings, leaf by leaf."""
+    is_spec = lambda leaf: isinstance(leaf, P)
+    return jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=is_spec)

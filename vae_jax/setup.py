@@ -1,0 +1,163 @@
+"""What a run is made of: data, model, optimizer, devices, the compiled program and the state it starts from."""
+
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax import checkpoint, data, evaluate, parallel, step, streams
+from vae_jax.config import ConfigError, num_streams
+from vae_jax.model import Model, make_model
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.optimizer import make_learning_rate, make_optimizer
+
+CHECKPOINTS, BEST = "checkpoints", "checkpoints/best"
+INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
+
+
+class Setup(NamedTuple):
+    """What a run is made of. Nothing in it changes while the run goes on."""
+
+    config: Any
+    dataset: data.Dataset
+    model: Model
+    optimizer: Any
+    mesh: jax.sharding.Mesh
+    epoch_steps: int
+    num_steps: int
+
+
+def make_setup(config, num_devices=0):
+    """Data, model, optimizer and devices of a validated config. Raises one-line errors for what does not fit."""
+    dataset = data.load(config.data)
+    count, batch = num_streams(config), config.train.batch_size
+    num_devices = num_devices or parallel.largest_divisor(count)
+    mesh = parallel.make_mesh(num_devices)
+    parallel.check(num_devices, count, batch)
+    num_train = dataset.info.num_train
+    epoch_steps = streams.steps_per_epoch(num_train, count, batch)
+    if not epoch_steps:
+        raise ConfigError(
+            f"config.train.batch_size = {batch} is more than {num_train} training examples in {count} streams hold: "
+            "lower it, or config.data.streams"
+        )
+    num_steps = config.train.epochs * epoch_steps
+    return Setup(
+        config,
+        dataset,
+        make_model(config, dataset.info),
+        make_optimizer(config.optimizer),
+        mesh,
+        epoch_steps,
+        num_steps,
+    )
+
+
+def preparation(setup):
+    """(keys, image) -> x, and the same for the grey values: how the stored images become the model's data."""
+    binarization = setup.config.data.binarization
+    binarization = "none" if binarization == "fixed" else binarization  # 'fixed' was drawn when the data was loaded
+    return lambda keys, image: data.preprocess(keys, image, setup.dataset.info.value_range, binarization)
+
+
+def hyperparameters(config):
+    """Everything a compiled program takes as an argument, so that no value of it is compiled in."""
+    weights = OBJECTIVES[config.objective.name].weights
+    _, order, noise = step.seed_keys(config.seed)
+    return {
+        "order": order,
+        "noise": noise,
+        "learning_rate": jnp.float32(config.optimizer.learning_rate),
+        "warmup_steps": jnp.float32(config.optimizer.warmup_steps),
+        "objective": {name: jnp.float32(config.objective[name]) for name in weights},
+    }
+
+
+def make_program(setup):
+    """run(num_steps) -> the compiled program of so many steps."""
+    config = setup.config
+    function = OBJECTIVES[config.objective.name].function
+    objective = partial(function, num_samples=config.objective.num_samples, kl=config.objective.kl)
+    train_step = step.make_train_step(
+        setup.model,
+        setup.optimizer,
+        objective,
+        learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
+        prepare=preparation(setup),
+        ema=config.optimizer.ema,
+        axis=parallel.DEVICES,
+    )
+    sizes = (config.train.batch_size, setup.dataset.info.num_train, num_streams(config))
+    return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes, setup.mesh))
+
+
+def training_data(setup):
+    """The training set on the devices, stream-major."""
+    count, split = num_streams(setup.config), setup.dataset.train
+    arrays = {"image": split.image, "label": split.label, "condition": split.condition}
+    rows = {name: streams.to_rows(array, count) for name, array in arrays.items() if array is not None}
+    rows["index"] = streams.example_index(setup.dataset.info.num_train, count)
+    return parallel.put_split(setup.mesh, rows)
+
+
+def make_init(setup):
+    """init() -> the state before the first step, on the devices."""
+    config, split = setup.config, setup.dataset.train
+    stride = max(1, len(split.image) // INIT_EXAMPLES)
+    image = split.image[::stride]
+    condition = None if split.condition is None else split.condition[:1]
+
+    def init(key, image):
+        x_init = data.preprocess(None, image, setup.dataset.info.value_range, "none")
+        return step.init_state(setup.model, setup.optimizer, key, x_init, condition, config.optimizer.ema > 0)
+
+    init = jax.jit(init, out_shardings=parallel.shardings(setup.mesh, step.STATE_SPECS))
+    return partial(init, step.seed_keys(config.seed)[step.INIT], image)
+
+
+def abstract_state(setup):
+    """Shapes, types and places of a state: what a checkpoint is restored into, on this run's devices."""
+    state = jax.eval_shape(make_init(setup))
+    placed = lambda place, tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree)
+    return jax.tree.map(placed, parallel.shardings(setup.mesh, step.STATE_SPECS), state)
+
+
+def starting_state(setup, workdir, init_from=""):
+    """The newest checkpoint of the run; without one a fresh state, with parameters of `init_from` if given."""
+    if checkpoint.latest_step(workdir / CHECKPOINTS) is not None:
+        return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup))
+    state = make_init(setup)()
+    if not init_from:
+        return state
+    source, _, number = init_from.partition("@")
+    like = {name: getattr(abstract_state(setup), name) for name in ("params", "local")}
+    old = checkpoint.restore(Path(source) / CHECKPOINTS, like, int(number) if number else None, partial=True)
+    ema = jax.tree.map(jnp.copy, old["params"]) if setup.config.optimizer.ema else ()
+    return state._replace(**old, ema=ema)
+
+
+def evaluation_params(state):
+    """The parameters to measure: their average where one is kept."""
+    return state.ema if state.ema != () else state.params
+
+
+def evaluation_examples(setup, split_name, limit=0):
+    """A held-out split as a dict of arrays [N, ...] with a key for each example; binarized by the evaluation's seed."""
+    split = getattr(setup.dataset, split_name)
+    count = min(limit or len(split.image), len(split.image))
+    keys = evaluate.split_keys(setup.config.eval.seed, split_name, count)
+    prepare = jax.jit(preparation(setup))
+    binarize = lambda chunk: prepare(evaluate.fold_in_each(chunk["key"], evaluate.BINARIZE), chunk["image"])
+    image = evaluate.in_chunks(binarize, {"image": split.image[:count], "key": keys}, 2500)
+    arrays = {"label": split.label, "condition": split.condition}
+    examples = {name: array[:count] for name, array in arrays.items() if array is not None}
+    return {**examples, "image": image, "key": keys, "index": np.arange(count)}
+
+
+def with_rows(setup, params, examples):
+    """The examples with the rows of q that the run's inference finds for them."""
+    rows = evaluate.find_rows(setup.model, params, examples, setup.config.eval, parallel.spread(setup.mesh))
+    return {**examples, "rows": rows}

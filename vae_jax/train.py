@@ -1,0 +1,197 @@
+"""Training a model from a config into a run directory, and finishing it: numbers, pictures, report."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vae_jax import checkpoint, evaluate, figures, networks, parallel, rundir, terminal
+from vae_jax import setup as setups
+from vae_jax.config import CHANGEABLE, default
+
+
+class TrainingError(RuntimeError):
+    """One readable line: what stopped the run, and how to go on."""
+
+
+def train(config, workdir, num_devices=0, init_from=""):
+    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary."""
+    workdir, config_dict = Path(workdir), config.to_dict()
+    if rundir.run_status(workdir, config_dict, CHANGEABLE) == "finished":
+        terminal.say(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
+        return rundir.read_summary(workdir)
+    setup = setups.make_setup(config, num_devices)
+    state = setups.starting_state(setup, workdir, init_from)
+    rundir.open_run(workdir, config_dict, setup.dataset.info._asdict(), rundir.environment(), CHANGEABLE)
+    rundir.truncate_metrics(workdir, int(state.step))
+    describe(setup, workdir, state)
+    events = rundir.events(workdir, purge_step=int(state.step) + 1)
+    state = fit(setup, workdir, state, partial(log, workdir, events, setup.epoch_steps))
+    summary = finish(setup, workdir, state, partial(log, workdir, events, setup.epoch_steps))
+    events.close()
+    rundir.write_report(workdir, default().to_dict())
+    return summary
+
+
+def describe(setup, workdir, state):
+    """What is trained on what, before it starts."""
+    config, info, mesh = setup.config, setup.dataset.info, setup.mesh
+    shape, device = " x ".join(map(str, info.event_shape)), mesh.devices.flat[0].device_kind
+    held_out = f"{len(setup.dataset.valid.image):,} valid, {len(setup.dataset.test.image):,} test"
+    parts = (
+        f"{config.inference.kind} inference, {config.model.posterior} posterior, {config.model.likelihood} likelihood"
+    )
+    size = f"{config.model.latent_dim} latent dimensions, {networks.count(state.params):,} parameters"
+    batch = f"batches of {config.train.batch_size}, {config.optimizer.name}, objective {config.objective.name}"
+    begun = f", from step {int(state.step):,} on" if int(state.step) else ""
+    terminal.say(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
+    terminal.say(f"model      {parts}; {size}")
+    terminal.say(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
+    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({device})")
+    terminal.say(f"directory  {workdir}{begun}")
+
+
+def log(workdir, events, epoch_steps, step, split, values):
+    """One record of a split's numbers, in metrics.jsonl and for TensorBoard."""
+    rundir.append_metrics(workdir, {"step": step, "epoch": step / epoch_steps, "split": split, **values})
+    events.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
+
+
+def fit(setup, workdir, state, log):
+    """Trains from `state` to the last step, logging, evaluating and saving at multiples of their cadences."""
+    train, epoch_steps = setup.config.train, setup.epoch_steps
+    hyper = parallel.put_replicated(setup.mesh, setups.hyperparameters(setup.config))
+    program, arrays = setups.make_program(setup), setups.training_data(setup)
+    examples = setups.evaluation_examples(setup, "valid")
+    window, done = train.log_every or epoch_steps, int(state.step)
+    progress = terminal.Progress("training", setup.num_steps, done)
+    while done < setup.num_steps:
+        started, before = time.perf_counter(), done
+        count = min(window - done % window, setup.num_steps - done)
+        state, metrics = program(count)(hyper, state, arrays)
+        metrics, done = jax.device_get(metrics), done + count
+        require_finite(metrics, before, workdir)
+        log_training(setup, metrics, done, time.perf_counter() - started, log, progress)
+        if crossed(train.eval_every * epoch_steps, before, done, setup.num_steps):
+            evaluate_valid(setup, workdir, state, examples, log, progress)
+        if crossed(train.checkpoint_every * epoch_steps, before, done, setup.num_steps):
+            checkpoint.save(workdir / setups.CHECKPOINTS, done, state)
+    progress.close()
+    return state
+
+
+def crossed(cadence, before, done, last):
+    """Whether a multiple of the cadence, or the last step, lies in (before, done]."""
+    return done // cadence > before // cadence or done == last
+
+
+def require_finite(metrics, before, workdir):
+    """Stops a run whose loss or gradient is no longer a number; what was saved before stays as it is."""
+    bad = ~(np.isfinite(metrics["objective"]) & np.isfinite(metrics["grad_norm"]))
+    if bad.any():
+        saved = checkpoint.latest_step(workdir / setups.CHECKPOINTS)
+        source = f"start anew with --init_from={workdir}@{saved}" if saved else "start anew in another --workdir"
+        raise TrainingError(
+            f"loss or gradient is not finite at step {before + int(bad.argmax()) + 1} (steps {before + 1} to "
+            f"{before + len(bad)}): {source} and a lower config.optimizer.learning_rate or some config.optimizer.clip_norm"
+        )
+
+
+def log_training(setup, metrics, done, seconds, log, progress):
+    """The means over a window of steps: a record, and the progress bar."""
+    means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
+    log(done, "train", {**means, "seconds": seconds})
+    rate = len(metrics["elbo"]) * setup.config.train.batch_size / seconds
+    epoch = f"epoch {done / setup.epoch_steps:.4g}/{setup.config.train.epochs}"
+    numbers = f"objective {means['objective']:.2f}, ELBO {means['elbo']:.2f} nats"
+    progress.update(done, f"{epoch}, {numbers}, {rate:,.0f} examples/s")
+
+
+def evaluate_valid(setup, workdir, state, examples, log, progress):
+    """The bound on valid: a record, a line, and a checkpoint if it is the best so far."""
+    numbers = measure_bound(setup, setups.evaluation_params(state), examples)
+    done, elbo = int(state.step), numbers["elbo"]["value"]
+    earlier = [record["elbo"] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
+    log(done, "valid", {name: entry["value"] for name, entry in numbers.items()})
+    shown = ", ".join(f"{name} {terminal.number(numbers[name])}" for name in evaluate.TERMS)
+    progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {shown}")
+    if setup.config.train.select == "best" and elbo > max(earlier, default=-np.inf):
+        checkpoint.save(workdir / setups.BEST, done, state, keep=1)
+
+
+def measure_bound(setup, params, examples):
+    """ELBO and its terms over a split, with q as the run's inference finds it."""
+    examples = setups.with_rows(setup, params, examples)
+    spread, shape = parallel.spread(setup.mesh), setup.dataset.info.event_shape
+    return evaluate.bound_numbers(setup.model, params, examples, shape, setup.config.eval, spread)
+
+
+def finish(setup, workdir, state, log):
+    """The selected parameters measured on valid and test, the pictures and summary.json; returns the summary."""
+    config, last = setup.config, int(state.step)
+    if config.train.select == "best":
+        state = checkpoint.restore(workdir / setups.BEST, setups.abstract_state(setup))
+    params = setups.evaluation_params(state)
+    test = setups.with_rows(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
+    valid = measure_bound(setup, params, setups.evaluation_examples(setup, "valid"))
+    numbers = measure_all(setup, params, test)
+    log(last, "test", {name: entry["value"] for name, entry in numbers.items()})
+    records = rundir.read_metrics(workdir)
+    summary = {
+        "complete": True,
+        "step": int(state.step),
+        "epochs": int(state.step) / setup.epoch_steps,
+        "train_seconds": sum(record["seconds"] for record in records if record["split"] == "train"),
+        "selected": config.train.select,
+        "num_params": networks.count(params),
+        "splits": {"valid": valid, "test": numbers},
+        "figures": draw_figures(setup, workdir, params, test, records),
+    }
+    rundir.write_summary(workdir, summary)
+    return summary
+
+
+def measure_all(setup, params, examples):
+    """Every number of a split, with a progress bar: the importance samples take their time."""
+    count = setup.config.eval.num_samples
+    progress = terminal.Progress(f"test, {count} samples each", len(examples["index"]))
+    numbers = evaluate.all_numbers(
+        setup.model,
+        params,
+        examples,
+        setup.dataset.info.event_shape,
+        setup.config.eval,
+        parallel.spread(setup.mesh),
+        lambda done: progress.update(done, f"{done:,} examples"),
+    )
+    progress.close()
+    return numbers
+
+
+def draw_figures(setup, workdir, params, examples, records):
+    """The pictures of a run, saved; {name: caption}."""
+    model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
+    shown = jax.tree.map(lambda array: array[:count], examples)
+    prior_key = jax.random.fold_in(jax.random.key(seed), len(evaluate.SPLITS))
+    pictures = {
+        "curves": (
+            figures.training_curves(records),
+            "Loss and its two terms, per example, during training.",
+        ),
+        "reconstructions": (
+            figures.reconstructions(shown["image"], evaluate.reconstruct(model, params, shown)),
+            "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
+        ),
+        "samples": (
+            figures.samples(evaluate.prior_means(model, params, prior_key, count)),
+            "The mean of p(x|z) at draws of z from the prior.",
+        ),
+    }
+    if setup.config.model.latent_dim == 2:
+        scatter = figures.latent_scatter(examples["rows"]["mean"], examples.get("label"))
+        pictures["latent"] = (scatter, "The mean of q(z|x) of every test image.")
+    for name, (figure, _) in pictures.items():
+        rundir.save_figure(workdir, name, figure)
+    return {name: caption for name, (_, caption) in pictures.items()}
