@@ -4,6 +4,8 @@ An experiment file starts from `default()` and changes what differs. Nothing is 
 here or it does not exist, and `validate` names the field, the value and what is allowed.
 """
 
+import difflib
+
 import ml_collections
 from ml_collections import ConfigDict
 
@@ -28,41 +30,59 @@ def default():
     config.data.streams = 0  # example i is in stream i mod streams; 0: the largest power of two <= 8 dividing the batch
 
     config.model = ConfigDict()
-    config.model.latent_dim = 50
-    config.model.encoder = "mlp"
-    config.model.decoder = "mlp"
+    config.model.latent_dim = 50  # Z, numbers in z
+    config.model.encoder = "mlp"  # network from x to the rows of q(z|x)
+    config.model.decoder = "mlp"  # network from z to p(x|z)
     config.model.hidden = (200, 200)  # encoder widths from x to z; the decoder mirrors them
-    config.model.activation = "tanh"
-    config.model.posterior = "normal"
-    config.model.prior = "standard_normal"
-    config.model.likelihood = "bernoulli"
+    config.model.activation = "tanh"  # between the layers
+    config.model.posterior = "normal"  # family of q(z|x)
+    config.model.prior = "standard_normal"  # p(z)
+    config.model.likelihood = "bernoulli"  # family of p(x|z)
     config.model.sigma = 1.0  # standard deviation of the 'normal' likelihood
 
     config.inference = ConfigDict()
-    config.inference.kind = "amortized"
+    config.inference.kind = "amortized"  # or per_datapoint, semi_amortized: how q(z|x) is found
+    config.inference.learning_rate = 1e-2  # per_datapoint: Adam on the rows of the table
+    config.inference.inner_steps = 1  # per_datapoint: updates of the batch's rows for each update of the decoder
+    config.inference.start = "zeros"  # per_datapoint: zeros; prior (means drawn from it); encoder (of encoder_run)
+    config.inference.encoder_run = (
+        ""  # per_datapoint: the directory of a trained run whose encoder gives the first rows
+    )
+    config.inference.steps = 5  # semi_amortized: refinements of the encoder's rows
+    config.inference.step_size = 1e-2  # semi_amortized: of a refinement, on the gradient of one example's bound
+    config.inference.momentum = 0.5  # semi_amortized
+    config.inference.clip_norm = 5.0  # semi_amortized: of one example's gradient; 0: none
+    config.inference.stop_gradient = False  # semi_amortized: the outer gradient takes the refinement for a constant
+
+    config.fit = ConfigDict()  # rows for held-out examples, the decoder frozen
+    config.fit.learning_rate = 5e-2  # Adam on the rows
+    config.fit.num_samples = 8  # draws of z for each example and step
+    config.fit.max_steps = 600  # at most so many
+    config.fit.window = 50  # steps whose iterates are averaged
+    config.fit.patience = 3  # windows without a better one after which an example stops
 
     config.objective = ConfigDict()
-    config.objective.name = "elbo"
+    config.objective.name = "elbo"  # what training ascends
     config.objective.num_samples = 1  # K draws of z for each example
     config.objective.kl = "auto"  # closed form where there is one; or monte_carlo
     config.objective.beta = 1.0  # of the objective 'beta'
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adam"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.name = "adam"  # of optax
+    config.optimizer.learning_rate = 1e-3  # at its highest
     config.optimizer.schedule = "constant"  # or cosine, down to final_fraction of the learning rate
-    config.optimizer.warmup_steps = 0
-    config.optimizer.final_fraction = 0.01
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.999
+    config.optimizer.warmup_steps = 0  # linear rise of the learning rate from 0
+    config.optimizer.final_fraction = 0.01  # cosine: the share of the learning rate left at the end
+    config.optimizer.b1 = 0.9  # of adam and its kin, and lion
+    config.optimizer.b2 = 0.999  # of adam and its kin, lion, and rmsprop (its decay)
     config.optimizer.momentum = 0.9  # of sgd, rmsprop and muon
     config.optimizer.weight_decay = 0.0  # of adamw, lion and muon
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: none
     config.optimizer.ema = 0.0  # decay of an average of the parameters, used for evaluation; 0: none
 
     config.train = ConfigDict()
-    config.train.batch_size = 128
-    config.train.epochs = 100
+    config.train.batch_size = 128  # B, examples in a step
+    config.train.epochs = 100  # passes over the training set
     config.train.log_every = 0  # steps in one compiled call and one log record; 0: one epoch
     config.train.eval_every = 10  # epochs between evaluations on valid
     config.train.checkpoint_every = 10  # epochs between checkpoints
@@ -70,9 +90,10 @@ def default():
 
     config.eval = ConfigDict()
     config.eval.seed = 0  # test binarization and every draw of an evaluation
-    config.eval.elbo_samples = 10
+    config.eval.elbo_samples = 10  # draws of z for each example in an ELBO
     config.eval.num_samples = 1000  # K of the importance-sampled log p(x) at the end
     config.eval.max_examples = 0  # of test, at the end; 0: all
+    config.eval.train_examples = 1000  # of train, at the end, measured like test; 0: none
     config.eval.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
 
     config.figures = ConfigDict()
@@ -83,7 +104,7 @@ def default():
 # A short list of keys that a resumed run may change: none of them touches a parameter.
 CHANGEABLE = frozenset(
     {"figures", "train.eval_every", "train.checkpoint_every", "eval.elbo_samples", "eval.num_samples"}
-    | {"eval.chunk_rows", "eval.max_examples", "data.manual_dir", "data.data_dir"}
+    | {"eval.chunk_rows", "eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir"}
 )
 
 ALLOWED = {
@@ -94,7 +115,8 @@ ALLOWED = {
     "model.posterior": ("normal",),
     "model.prior": ("standard_normal",),
     "model.likelihood": ("bernoulli", "normal"),
-    "inference.kind": ("amortized",),
+    "inference.kind": ("amortized", "per_datapoint", "semi_amortized"),
+    "inference.start": ("zeros", "prior", "encoder"),
     "objective.name": ("elbo", "beta", "iwae"),
     "objective.kl": ("auto", "monte_carlo"),
     "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
@@ -108,6 +130,16 @@ AT_LEAST = {
     "model.latent_dim": 1,
     "objective.num_samples": 1,
     "objective.beta": 0,
+    "inference.learning_rate": 0,
+    "inference.inner_steps": 1,
+    "inference.steps": 0,
+    "inference.step_size": 0,
+    "inference.clip_norm": 0,
+    "fit.learning_rate": 0,
+    "fit.num_samples": 1,
+    "fit.max_steps": 1,
+    "fit.window": 1,
+    "fit.patience": 1,
     "optimizer.learning_rate": 0,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
@@ -120,15 +152,17 @@ AT_LEAST = {
     "eval.elbo_samples": 1,
     "eval.num_samples": 1,
     "eval.max_examples": 0,
+    "eval.train_examples": 0,
     "eval.chunk_rows": 1,
     "figures.count": 1,
 }
 
-FRACTIONS = ("optimizer.b1", "optimizer.b2", "optimizer.momentum", "optimizer.ema")  # in [0, 1)
+FRACTIONS = ("optimizer.b1", "optimizer.b2", "optimizer.momentum", "optimizer.ema", "inference.momentum")  # in [0, 1)
 
 
 def validate(config):
     """Raises ConfigError at the first field whose value is not allowed; returns the config frozen."""
+    require_keys(config)
     for field, allowed in ALLOWED.items():
         require(field, lookup(config, field), lambda v, a=allowed: v in a, "one of " + ", ".join(allowed))
     for field, least in AT_LEAST.items():
@@ -145,6 +179,39 @@ def validate(config):
     return ml_collections.FrozenConfigDict(config)
 
 
+def require_keys(config):
+    """The keys of `default()`, no more and no fewer, each with a value of its type."""
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config() returned {config!r:.40}: expected vae_jax.config.default() with changes")
+    given, expected = flat(config), flat(default())
+    for key in given:
+        if key not in expected:
+            raise ConfigError(unknown_key(key))
+    for key, value in expected.items():
+        if key not in given:
+            raise ConfigError(f"config.{key} is missing: begin with config = vae_jax.config.default()")
+        allowed = (int, float) if isinstance(value, float) else type(value)
+        fits = isinstance(given[key], allowed) and (isinstance(value, bool) or not isinstance(given[key], bool))
+        require(key, given[key], lambda _, fits=fits: fits, TYPE_NAMES[type(value)])
+
+
+TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", tuple: "a list such as 200,100"}
+
+
+def unknown_key(key):
+    """One line for a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key, flat(default()), 1)
+    return f"config.{key} does not exist: " + (f"did you mean config.{near[0]}?" if near else "--help lists every key")
+
+
+def flat(config, prefix=""):
+    """{'model.latent_dim': 2} and so on, of a nested config."""
+    items = {}
+    for key, value in config.items():
+        items |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+    return items
+
+
 def validate_pairs(config):
     """Combinations that cannot work, named with what to use instead."""
     streams, batch = config.data.streams, config.train.batch_size
@@ -154,6 +221,7 @@ def validate_pairs(config):
         raise ConfigError("config.data.path is empty: --config.data.path=FILE.npz names the arrays of data.name = npz")
     if config.data.binarization == "none" and config.model.likelihood == "bernoulli" and config.data.name == "ppca":
         raise ConfigError("config.model.likelihood = bernoulli needs data in [0, 1]: use normal for data.name = ppca")
+    validate_inference(config)
 
 
 def by_variant(variant, settings):
@@ -163,6 +231,18 @@ def by_variant(variant, settings):
             f"variant {variant!r} of --config: expected one of {', '.join(filter(None, settings)) or 'none'}"
         )
     return settings[variant]
+
+
+def validate_inference(config):
+    """What a way of finding q cannot work with."""
+    inference = config.inference
+    if inference.kind == "per_datapoint" and config.data.binarization == "dynamic":
+        raise ConfigError(
+            "config.inference.kind = per_datapoint keeps one q for one fixed x, and config.data.binarization = dynamic "
+            "draws x anew at every step: use --config.data.binarization=fixed"
+        )
+    if inference.kind == "per_datapoint" and inference.start == "encoder" and not inference.encoder_run:
+        raise ConfigError("config.inference.start = encoder needs config.inference.encoder_run = RUN, an amortized run")
 
 
 def in_groups(key, groups):

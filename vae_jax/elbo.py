@@ -53,7 +53,7 @@ def elbo_fn(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
 def resolve_kl(kl, q, prior, z):
     """KL(q || prior) `[B]` as `elbo_fn`'s argument `kl` asks for it, or None where the draws are to estimate it."""
     if callable(kl):
-        return kl(q, prior)
+        return kl(q, standard_normal_like(z) if prior is None else prior)
     if kl not in ("auto", "monte_carlo"):
         raise ValueError(f"kl = {kl!r}: expected 'auto', 'monte_carlo' or a function (q, prior) -> [B]")
     if kl == "monte_carlo":

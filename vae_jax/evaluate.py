@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.elbo import elbo_fn
+from vae_jax.inference import fit_rows, fold_in_each
 from vae_jax.parallel import HERE
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
-BINARIZE, DRAW, REFINE = range(3)  # what an example's key is used for
+BINARIZE, DRAW, REFINE, FIT, START = range(5)  # what an example's key is used for
 SAMPLES_AT_ONCE = 50  # draws decoded together for one example
 ACTIVE = 1e-2  # a latent dimension is active if the variance over x of E_q[z|x] is above this; Burda et al. (2016), 5.2
 
@@ -45,10 +46,6 @@ def in_chunks(function, arrays, size, spread=HERE, progress=lambda done: None):
         results.append(jax.device_get(function(chunk)))
         progress(min(start + size, total))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *results)
-
-
-def fold_in_each(keys, number):
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def sample_terms(model, params, chunk, number):
@@ -106,7 +103,29 @@ def find_rows(model, params, examples, config, spread):
 
 @partial(jax.jit, static_argnums=0)
 def infer_rows(model, params, chunk):
-    return model.infer(params, (), fold_in_each(chunk["key"], REFINE), chunk, None)
+    return model.infer(params, (), fold_in_each(chunk["key"], REFINE), chunk, bound(model, params, chunk))
+
+
+def bound(model, params, chunk, num_samples=1):
+    """(keys [B], x, q) -> ELBO [B] under the model, for inference to ascend."""
+    condition = chunk.get("condition")
+    decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
+    return lambda keys, x, q: elbo_fn(keys, x, q, decode, prior, num_samples).elbo
+
+
+def fit_examples(model, params, examples, fit, chunk_rows, spread):
+    """Rows of their own for examples that no encoder serves, the decoder frozen; `fit` is config.fit."""
+    size = max(1, chunk_rows // fit.num_samples)
+    return in_chunks(lambda chunk: fit_chunk(model, params, chunk, fit), examples, size, spread)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def fit_chunk(model, params, chunk, fit):
+    value_of = bound(model, params, chunk, fit.num_samples)
+    value = lambda keys, rows: value_of(keys, chunk["image"], model.make_q(params, rows))
+    start, keys = model.start_rows(fold_in_each(chunk["key"], START)), fold_in_each(chunk["key"], FIT)
+    options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
+    return fit_rows(value, start, keys, **options)[0]
 
 
 TERMS = ("elbo", "log_likelihood", "kl")

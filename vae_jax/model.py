@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vae_jax import networks
 from vae_jax.distributions import Bernoulli, Normal, StandardNormal
-from vae_jax.inference import INFERENCES
+from vae_jax.inference import INFERENCES, STARTS
 
 
 class Model(NamedTuple):
@@ -17,6 +17,7 @@ class Model(NamedTuple):
 
     init: Callable  # (key, x_init [M, *event], condition=None) -> (params, local)
     infer: Callable  # (params, rows, key, batch, bound) -> rows; how q is found, see inference.py
+    start_rows: Callable  # keys [B] -> rows from which a fit to an example begins
     make_q: Callable  # (params, rows [B, ...]) -> q(z|x)
     encode: Callable  # (params, x [B, *event], condition=None) -> rows
     decode: Callable  # (params, z [K, B, Z], condition=None) -> p(x|z)
@@ -65,31 +66,38 @@ def make_model(config, info):
     posterior = POSTERIORS[config.model.posterior]
     likelihood = LIKELIHOODS[config.model.likelihood]
     event_shape = tuple(info.event_shape)
-    encoder = networks.make_encoder(config.model, posterior.heads(config.model.latent_dim))
+    heads = posterior.heads(config.model.latent_dim)
+    encoder = networks.make_encoder(config.model, heads)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
 
     def encode(params, x, condition=None):
+        if "encoder" not in params:
+            raise ValueError(
+                "a model of inference.kind = per_datapoint has no encoder: fit rows to x (setup.with_rows)"
+            )
         return encoder.apply(params["encoder"], x, condition)
 
     def decode(params, z, condition=None):
         return likelihood.make(config.model, decoder.apply(params["decoder"], z, condition), len(event_shape))
 
     def init(key, x_init, condition=None):
-        """Networks from the key; the decoder's output bias from the mean of `x_init`."""
-        encoder_key, decoder_key = jax.random.split(key)
-        mean = x_init.mean(0)
-        z = jnp.zeros((1, 1, config.model.latent_dim))
+        """Networks from the key, the decoder's output bias from the mean of `x_init`; a table where rows are stored."""
+        encoder_key, decoder_key, table_key = jax.random.split(key, 3)
         condition = None if condition is None else condition[:1]
-        decoder_params = decoder.init(decoder_key, z, condition)
-        params = {
-            "encoder": encoder.init(encoder_key, x_init[:1], condition),
-            "decoder": networks.with_output_bias(decoder_params, likelihood.bias(mean)),
-        }
-        return params, ()
+        decoder_params = decoder.init(decoder_key, jnp.zeros((1, 1, config.model.latent_dim)), condition)
+        params = {"decoder": networks.with_output_bias(decoder_params, likelihood.bias(x_init.mean(0)))}
+        if config.inference.kind == "per_datapoint":
+            return params, start_rows(jax.random.split(table_key, info.num_train))
+        return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
+
+    def start_rows(keys):
+        start = "zeros" if config.inference.start == "encoder" else config.inference.start
+        return STARTS[start](heads, keys)
 
     return Model(
         init=init,
-        infer=INFERENCES[config.inference.kind](encode, posterior.make),
+        infer=INFERENCES[config.inference.kind](encode, posterior.make, config.inference),
+        start_rows=start_rows,
         make_q=posterior.make,
         encode=encode,
         decode=decode,

@@ -27,17 +27,22 @@ SCHEDULES = {
 }
 
 
+def make_row_optimizer():
+    """Adam at learning rate 1 for one row of a table; `jax.vmap` of it keeps a state, and a count, for each row."""
+    return optax.adam(1.0)
+
+
 def make_optimizer(config):
     """The optax transformation of `config` (config.optimizer) at learning rate 1, clipping first."""
     optimizer = OPTIMIZERS[config.name](config)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
 
 
-def make_learning_rate(config, num_steps):
-    """learning_rate(hyper, step): hyper['learning_rate'], warmed up linearly, times the schedule over `num_steps`."""
+def make_learning_rate(config, num_steps, name="learning_rate"):
+    """learning_rate(hyper, step): hyper[name], warmed up linearly, times the schedule over `num_steps`."""
 
     def learning_rate(hyper, step):
         warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(1.0, hyper["warmup_steps"]))
-        return hyper["learning_rate"] * warm * SCHEDULES[config.schedule](step / num_steps, config.final_fraction)
+        return hyper[name] * warm * SCHEDULES[config.schedule](step / num_steps, config.final_fraction)
 
     return learning_rate

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import checkpoint, data, evaluate, parallel, step, streams
-from vae_jax.config import ConfigError, num_streams
+from vae_jax import checkpoint, data, evaluate, parallel, rundir, step, streams
+from vae_jax.config import ConfigError, default, num_streams, validate
 from vae_jax.model import Model, make_model
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.optimizer import make_learning_rate, make_optimizer
+from vae_jax.optimizer import make_learning_rate, make_optimizer, make_row_optimizer
 
 CHECKPOINTS, BEST = "checkpoints", "checkpoints/best"
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
@@ -71,27 +71,35 @@ def hyperparameters(config):
         "order": order,
         "noise": noise,
         "learning_rate": jnp.float32(config.optimizer.learning_rate),
+        "row_learning_rate": jnp.float32(config.inference.learning_rate),
         "warmup_steps": jnp.float32(config.optimizer.warmup_steps),
         "objective": {name: jnp.float32(config.objective[name]) for name in weights},
     }
 
 
 def make_program(setup):
-    """run(num_steps) -> the compiled program of so many steps."""
+    """program(num_steps) -> the compiled run of so many steps, see `step.make_run_steps`."""
     config = setup.config
     function = OBJECTIVES[config.objective.name].function
-    objective = partial(function, num_samples=config.objective.num_samples, kl=config.objective.kl)
+    row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
     train_step = step.make_train_step(
         setup.model,
         setup.optimizer,
-        objective,
+        partial(function, num_samples=config.objective.num_samples, kl=config.objective.kl),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
         prepare=preparation(setup),
         ema=config.optimizer.ema,
+        rows=step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
+        if has_table(config)
+        else None,
         axis=parallel.DEVICES,
     )
     sizes = (config.train.batch_size, setup.dataset.info.num_train, num_streams(config))
     return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes, setup.mesh))
+
+
+def has_table(config):
+    return config.inference.kind == "per_datapoint"
 
 
 def training_data(setup):
@@ -99,23 +107,27 @@ def training_data(setup):
     count, split = num_streams(setup.config), setup.dataset.train
     arrays = {"image": split.image, "label": split.label, "condition": split.condition}
     rows = {name: streams.to_rows(array, count) for name, array in arrays.items() if array is not None}
-    rows["index"] = streams.example_index(setup.dataset.info.num_train, count)
-    return parallel.put_split(setup.mesh, rows)
+    return parallel.put_split(setup.mesh, {**rows, "index": example_index(setup)})
+
+
+def example_index(setup):
+    """The example in each stream-major row, -1 in the padding."""
+    return streams.example_index(setup.dataset.info.num_train, num_streams(setup.config))
 
 
 def make_init(setup):
     """init() -> the state before the first step, on the devices."""
     config, split = setup.config, setup.dataset.train
-    stride = max(1, len(split.image) // INIT_EXAMPLES)
-    image = split.image[::stride]
+    image = split.image[:: max(1, len(split.image) // INIT_EXAMPLES)]
     condition = None if split.condition is None else split.condition[:1]
+    options = {"with_ema": config.optimizer.ema > 0, "row_optimizer": make_row_optimizer()}
 
-    def init(key, image):
+    def init(key, image, index):
         x_init = data.preprocess(None, image, setup.dataset.info.value_range, "none")
-        return step.init_state(setup.model, setup.optimizer, key, x_init, condition, config.optimizer.ema > 0)
+        return step.init_state(setup.model, setup.optimizer, key, x_init, condition, index=index, **options)
 
     init = jax.jit(init, out_shardings=parallel.shardings(setup.mesh, step.STATE_SPECS))
-    return partial(init, step.seed_keys(config.seed)[step.INIT], image)
+    return partial(init, step.seed_keys(config.seed)[step.INIT], image, example_index(setup))
 
 
 def abstract_state(setup):
@@ -130,6 +142,8 @@ def starting_state(setup, workdir, init_from=""):
     if checkpoint.latest_step(workdir / CHECKPOINTS) is not None:
         return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup))
     state = make_init(setup)()
+    if has_table(setup.config) and setup.config.inference.start == "encoder":
+        state = state._replace(local=encoded_table(setup))
     if not init_from:
         return state
     source, _, number = init_from.partition("@")
@@ -139,13 +153,52 @@ def starting_state(setup, workdir, init_from=""):
     return state._replace(**old, ema=ema)
 
 
+def encoded_table(setup):
+    """The table of rows that the encoder of another run gives to the training examples."""
+    encoder = load_run(setup.config.inference.encoder_run)
+    spread, size = parallel.spread(setup.mesh), setup.config.eval.chunk_rows
+    encode = jax.jit(lambda chunk: encoder.model.encode(encoder.params, preparation(setup)(None, chunk["image"])))
+    rows = evaluate.in_chunks(encode, {"image": setup.dataset.train.image}, size, spread)
+    rows = jax.tree.map(lambda column: streams.to_rows(column, num_streams(setup.config)), rows)
+    rows = parallel.put_split(setup.mesh, rows)
+    return step.Local(rows, jax.jit(jax.vmap(make_row_optimizer().init))(rows))
+
+
+class Loaded(NamedTuple):
+    """A trained model, which needs neither its data nor its optimizer."""
+
+    config: Any
+    info: data.Info
+    model: Model
+    params: Any
+
+
+def load_run(workdir):
+    """The trained model in a run directory. Raises RunError or CheckpointError, one line each."""
+    config, info = read_config(workdir), data.Info(**rundir.read_info(workdir))
+    model, averaged = make_model(config, info), config.optimizer.ema > 0
+    x_init = jax.ShapeDtypeStruct((1, *info.event_shape), jnp.float32)
+    condition = jax.ShapeDtypeStruct((1, *info.condition_shape), jnp.float32) if info.condition_shape else None
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), x_init, condition)
+    name = "ema" if averaged else "params"
+    folder = Path(workdir) / (BEST if config.train.select == "best" else CHECKPOINTS)
+    return Loaded(config, info, model, checkpoint.restore(folder, {name: params}, partial=True)[name])
+
+
+def read_config(workdir):
+    """The validated config of a run directory; keys it does not know yet have their defaults."""
+    config = default()
+    config.update(rundir.read_config(workdir))
+    return validate(config)
+
+
 def evaluation_params(state):
     """The parameters to measure: their average where one is kept."""
     return state.ema if state.ema != () else state.params
 
 
 def evaluation_examples(setup, split_name, limit=0):
-    """A held-out split as a dict of arrays [N, ...] with a key for each example; binarized by the evaluation's seed."""
+    """A split as a dict of arrays [N, ...] with a key for each example; binarized by the evaluation's seed."""
     split = getattr(setup.dataset, split_name)
     count = min(limit or len(split.image), len(split.image))
     keys = evaluate.split_keys(setup.config.eval.seed, split_name, count)
@@ -157,7 +210,14 @@ def evaluation_examples(setup, split_name, limit=0):
     return {**examples, "image": image, "key": keys, "index": np.arange(count)}
 
 
-def with_rows(setup, params, examples):
-    """The examples with the rows of q that the run's inference finds for them."""
-    rows = evaluate.find_rows(setup.model, params, examples, setup.config.eval, parallel.spread(setup.mesh))
+def with_rows(setup, params, examples, local=()):
+    """The examples with the rows of q: from the table `local` if given, otherwise as the run's inference finds them."""
+    config, spread = setup.config, parallel.spread(setup.mesh)
+    if local != ():
+        where = streams.row_of(examples["index"], setup.dataset.info.num_train, num_streams(config))
+        rows = jax.device_get(jax.tree.map(lambda column: column[where], local.rows))
+    elif has_table(config):
+        rows = evaluate.fit_examples(setup.model, params, examples, config.fit, config.eval.chunk_rows, spread)
+    else:
+        rows = evaluate.find_rows(setup.model, params, examples, config.eval, spread)
     return {**examples, "rows": rows}

@@ -4,6 +4,7 @@ Noise belongs to examples: the key of example i at step t is fold_in(fold_in(noi
 each use. Together with `streams`, which says who is in a batch, that makes a run the same on any number of devices.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,18 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from vae_jax import parallel, streams
+from vae_jax.inference import fold_in_each
+from vae_jax.parallel import ALONE
 
-BINARIZE, DRAW, REFINE = range(3)  # what an example's key is used for
+BINARIZE, DRAW, REFINE, ROWS = range(4)  # what an example's key is used for
 INIT, ORDER, NOISE = range(3)  # what the seed's key is used for
+
+
+class Local(NamedTuple):
+    """The table of per-datapoint inference: one row and one optimizer state for each example, stream-major."""
+
+    rows: Any  # {name: [S * L, ...]}
+    opt_state: Any  # leaves [S * L, ...]: each row has its own count
 
 
 class State(NamedTuple):
@@ -24,10 +34,18 @@ class State(NamedTuple):
     params: Any
     opt_state: Any
     ema: Any  # the average of the parameters, or ()
-    local: Any  # per-datapoint rows with their optimizer state, split over devices, or ()
+    local: Any  # a Local, split over devices, or ()
 
 
 STATE_SPECS = State(P(), P(), P(), P(), P(parallel.AXIS))
+
+
+class RowUpdates(NamedTuple):
+    """How the rows of a table are updated beside the parameters."""
+
+    optimizer: Any
+    learning_rate: Callable  # (hyper, step) -> rate
+    inner_steps: int = 1  # updates of the batch's rows for each update of the parameters
 
 
 def seed_keys(seed):
@@ -40,56 +58,105 @@ def example_keys(key, index, use):
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), use))(index)
 
 
-def init_state(model, optimizer, key, x_init, condition=None, with_ema=False):
-    """The state before the first step. The key is consumed."""
-    params, local = model.init(key, x_init, condition)
+def init_state(model, optimizer, key, x_init, condition=None, *, with_ema=False, index=None, row_optimizer=None):
+    """The state before the first step; `index` is the example of each row of a table. The key is consumed."""
+    params, table = model.init(key, x_init, condition)
     # a copy, since donation gives up the parameters and their average together
     ema = jax.tree.map(jnp.copy, params) if with_ema else ()
+    local = ()
+    if table != ():
+        rows = jax.tree.map(lambda column: column[jnp.maximum(index, 0)], table)
+        local = Local(rows, jax.vmap(row_optimizer.init)(rows))
     return State(jnp.int32(0), params, optimizer.init(params), ema, local)
 
 
+def make_loss(model, objective):
+    """loss(params, rows, batch, keys, hyper) -> (minus the sum over the batch of the objective, sums to report)."""
+
+    def loss(params, rows, batch, keys, hyper):
+        condition = batch.get("condition")
+        decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
+        value = lambda keys, x, q: objective(keys, x, q, decode, prior, **hyper["objective"])
+        bound = lambda keys, x, q: value(keys, x, q)[0]
+        rows = model.infer(params, rows, keys[REFINE], batch, bound)
+        each, terms = value(keys[DRAW], batch["image"], model.make_q(params, rows))
+        report = {"objective": each, "elbo": terms.elbo, "log_likelihood": terms.log_likelihood, "kl": terms.kl}
+        return -each.sum(), {name: values.sum() for name, values in report.items()}
+
+    return loss
+
+
 def make_train_step(
-    model, optimizer, objective, *, learning_rate=lambda hyper, step: 1.0, prepare=None, ema=0.0, axis=parallel.ALONE
+    model, optimizer, objective, *, learning_rate=lambda hyper, step: 1.0, prepare=None, ema=0.0, rows=None, axis=ALONE
 ):
     """train_step(key, hyper, state, batch) -> (state, metrics): one update from one batch, pure.
 
     optimizer: an optax transformation, its updates scaled by `learning_rate(hyper, step)`.
     objective: (key, x, q, decode, prior, **hyper['objective']) -> (value [B], Elbo).
-    prepare: (keys [B], image [B, ...]) -> x, say binarization. batch: 'image', 'index' [B], and what the model wants.
+    prepare: (keys [B], image [B, ...]) -> x, say binarization. batch: 'image', 'index' [B], and what the model wants;
+    with a table of rows, updated as `rows` says, also 'row' [B], where in the table its examples are.
     ema: decay of the parameters' average. axis: the devices beside this one; gradients are summed over all of them.
     metrics: means over the batch in nats, and norms. key: the run's noise key, into which step and example are folded.
     """
-
-    def loss_fn(params, batch, keys, hyper):
-        condition = batch.get("condition")
-        decode = lambda z: model.decode(params, z, condition)
-        prior = model.prior(params, condition)
-        bound = lambda keys, x, q: objective(keys, x, q, decode, prior, **hyper["objective"])[0]
-        rows = model.infer(params, (), keys[REFINE], batch, bound)
-        q = model.make_q(params, rows)
-        value, terms = objective(keys[DRAW], batch["image"], q, decode, prior, **hyper["objective"])
-        sums = {"objective": value, "elbo": terms.elbo, "log_likelihood": terms.log_likelihood, "kl": terms.kl}
-        return -value.sum(), {name: each.sum() for name, each in sums.items()}
+    gradient = jax.grad(make_loss(model, objective), argnums=(0, 1), has_aux=True)
 
     def train_step(key, hyper, state, batch):
-        keys = [
-            example_keys(jax.random.fold_in(key, state.step), batch["index"], use) for use in (BINARIZE, DRAW, REFINE)
-        ]
+        step_key = jax.random.fold_in(key, state.step)
+        keys = [example_keys(step_key, batch["index"], use) for use in (BINARIZE, DRAW, REFINE, ROWS)]
         if prepare is not None:
             batch = {**batch, "image": prepare(keys[BINARIZE], batch["image"])}
-        gradient = jax.grad(loss_fn, has_aux=True)
-        grads, sums = axis.sum(gradient(axis.vary(state.params), batch, keys, hyper))
-        batch_size = axis.sum(len(batch["index"]))
-        grads, metrics = jax.tree.map(lambda total: total / batch_size, (grads, sums))
+        params = axis.vary(state.params)
+        local = take_rows(state.local, batch)
+        if rows is not None:
+            local = inner_updates(gradient, rows, params, local, batch, keys, hyper, state.step)
+        (grads, row_grads), sums = gradient(params, rows_of(local), batch, keys, hyper)
+        if rows is not None:
+            local = update_rows(rows, local, row_grads, hyper, state.step)
+        grads, sums = axis.sum((grads, sums))
+        grads, metrics = jax.tree.map(lambda total: total / axis.sum(len(batch["index"])), (grads, sums))
         rate = learning_rate(hyper, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: rate * u, updates)
         params = optax.apply_updates(state.params, updates)
         metrics |= {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         metrics |= {"learning_rate": jnp.asarray(rate, float)}
-        return State(state.step + 1, params, opt_state, average(state, params, ema), state.local), metrics
+        new = State(state.step + 1, params, opt_state, average(state, params, ema), put_rows(state.local, local, batch))
+        return new, metrics
 
     return train_step
+
+
+def rows_of(local):
+    return local if local == () else local.rows
+
+
+def take_rows(local, batch):
+    """The batch's rows and their optimizer state: cost and traffic do not depend on the size of the table."""
+    return jax.tree.map(lambda column: column[batch["row"]], local)
+
+
+def put_rows(local, new, batch):
+    """The table with the batch's rows replaced; the others are neither touched nor decayed."""
+    put = lambda column, values: column.at[batch["row"]].set(values, unique_indices=True)
+    return jax.tree.map(put, local, new)
+
+
+def update_rows(rows, local, gradient, hyper, step):
+    """One optimizer step for each row by itself, on the gradient of its own example's loss."""
+    updates, opt_state = jax.vmap(rows.optimizer.update)(gradient, local.opt_state, local.rows)
+    rate = rows.learning_rate(hyper, step)
+    return Local(jax.tree.map(lambda row, u: row + rate * u, local.rows, updates), opt_state)
+
+
+def inner_updates(gradient, rows, params, local, batch, keys, hyper, step):
+    """All but the last of the inner updates of the batch's rows, the parameters held; each with draws of its own."""
+
+    def one(local, number):
+        draws = [keys[BINARIZE], fold_in_each(keys[ROWS], number), keys[REFINE]]
+        (_, row_grads), _ = gradient(params, local.rows, batch, draws, hyper)
+        return update_rows(rows, local, row_grads, hyper, step), None
+
+    return jax.lax.scan(one, local, jnp.arange(rows.inner_steps - 1))[0] if rows.inner_steps > 1 else local
 
 
 def average(state, params, decay):
@@ -120,7 +187,7 @@ def make_run_steps(train_step, num_steps, batch_size, num_examples, num_streams,
             within = state.step % epoch_steps
             order = jax.lax.cond(within == 0, lambda: new_order(state.step), lambda: order)
             rows = streams.batch_rows(order, within, per_stream)
-            batch = {name: array[rows] for name, array in data.items()}
+            batch = {name: array[rows] for name, array in data.items()} | {"row": rows}
             state, metrics = train_step(hyper["noise"], hyper, state, batch)
             return (state, order), metrics
 

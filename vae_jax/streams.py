@@ -40,6 +40,11 @@ def example_index(num_examples, num_streams):
     return to_rows(np.arange(num_examples, dtype=np.int32) + 1, num_streams) - 1
 
 
+def row_of(example, num_examples, num_streams):
+    """The row in which an example is stored."""
+    return example % num_streams * length(num_examples, num_streams) + example // num_streams
+
+
 def epoch_order(key, epoch, index):
     """A device's permutation of its streams in an epoch: index `[s, L]` of its rows -> positions `[s, L]`.
 

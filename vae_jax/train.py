@@ -93,10 +93,9 @@ def require_finite(metrics, before, workdir):
     if bad.any():
         saved = checkpoint.latest_step(workdir / setups.CHECKPOINTS)
         source = f"start anew with --init_from={workdir}@{saved}" if saved else "start anew in another --workdir"
-        raise TrainingError(
-            f"loss or gradient is not finite at step {before + int(bad.argmax()) + 1} (steps {before + 1} to "
-            f"{before + len(bad)}): {source} and a lower config.optimizer.learning_rate or some config.optimizer.clip_norm"
-        )
+        where = f"step {before + int(bad.argmax()) + 1} (of steps {before + 1} to {before + len(bad)})"
+        way_on = "a lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
+        raise TrainingError(f"loss or gradient is not finite at {where}: {source} and {way_on}")
 
 
 def log_training(setup, metrics, done, seconds, log, progress):
@@ -134,10 +133,13 @@ def finish(setup, workdir, state, log):
     if config.train.select == "best":
         state = checkpoint.restore(workdir / setups.BEST, setups.abstract_state(setup))
     params = setups.evaluation_params(state)
+    splits = {"valid": measure_bound(setup, params, setups.evaluation_examples(setup, "valid"))}
+    if config.eval.train_examples:
+        train = setups.evaluation_examples(setup, "train", config.eval.train_examples)
+        splits["train"] = measure_all(setup, params, setups.with_rows(setup, params, train, state.local))
     test = setups.with_rows(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
-    valid = measure_bound(setup, params, setups.evaluation_examples(setup, "valid"))
-    numbers = measure_all(setup, params, test)
-    log(last, "test", {name: entry["value"] for name, entry in numbers.items()})
+    splits["test"] = measure_all(setup, params, test)
+    log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
     records = rundir.read_metrics(workdir)
     summary = {
         "complete": True,
@@ -146,7 +148,7 @@ def finish(setup, workdir, state, log):
         "train_seconds": sum(record["seconds"] for record in records if record["split"] == "train"),
         "selected": config.train.select,
         "num_params": networks.count(params),
-        "splits": {"valid": valid, "test": numbers},
+        "splits": splits,
         "figures": draw_figures(setup, workdir, params, test, records),
     }
     rundir.write_summary(workdir, summary)
@@ -156,7 +158,7 @@ def finish(setup, workdir, state, log):
 def measure_all(setup, params, examples):
     """Every number of a split, with a progress bar: the importance samples take their time."""
     count = setup.config.eval.num_samples
-    progress = terminal.Progress(f"test, {count} samples each", len(examples["index"]))
+    progress = terminal.Progress(f"log p(x), {count} samples each,", len(examples["index"]))
     numbers = evaluate.all_numbers(
         setup.model,
         params,
