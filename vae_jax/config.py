@@ -96,6 +96,37 @@ def default():
     config.eval.train_examples = 1000  # of train, at the end, measured like test; 0: none
     config.eval.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
 
+    config.gaps = ConfigDict()  # --mode=gaps: what the posterior loses on held-out examples, and why
+    config.gaps.num_examples = 1000  # of test; AIS and the flow take the first of these
+    config.gaps.elbo_samples = 200  # of each L
+    config.gaps.num_samples = 5000  # K of IWAE
+    config.gaps.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
+    config.gaps.fit = ConfigDict()
+    config.gaps.fit.learning_rate = 5e-2  # q*: Adam on the rows of each example, down to 0 by a cosine
+    config.gaps.fit.num_samples = 8
+    config.gaps.fit.max_steps = 600  # from each of the two starts
+    config.gaps.fit.window = 50  # steps whose iterates are averaged
+    config.gaps.fit.patience = 12  # windows without a better one after which an example stops
+    config.gaps.flow = ConfigDict()
+    config.gaps.flow.num_examples = 100  # with a coupling flow of their own; 0: none
+    config.gaps.flow.layers = 4
+    config.gaps.flow.width = 50  # of the hidden layer in each
+    config.gaps.flow.learning_rate = 5e-3
+    config.gaps.flow.num_samples = 8
+    config.gaps.flow.max_steps = 600
+    config.gaps.flow.window = 50
+    config.gaps.flow.patience = 12
+    config.gaps.ais = ConfigDict()
+    config.gaps.ais.num_examples = 200  # 0: none
+    config.gaps.ais.num_simulated = 100  # BDMC: examples drawn from the model, bounded from both sides; 0: none
+    config.gaps.ais.start = "prior"  # or q, that is q*: the density that the path begins with
+    config.gaps.ais.num_chains = 16
+    config.gaps.ais.num_temperatures = 1000
+    config.gaps.ais.num_leapfrog = 10  # steps, each a decoder gradient, of a Hamiltonian transition
+    config.gaps.ais.schedule = "linear"  # or sigmoidal
+    config.gaps.ais.pilot_chains = 4  # that tune the step sizes and are not weighted
+    config.gaps.ais.pilot_temperatures = 200
+
     config.figures = ConfigDict()
     config.figures.count = 64  # images in a grid
     return config
@@ -103,7 +134,7 @@ def default():
 
 # A short list of keys that a resumed run may change: none of them touches a parameter.
 CHANGEABLE = frozenset(
-    {"figures", "train.eval_every", "train.checkpoint_every", "eval.elbo_samples", "eval.num_samples"}
+    {"figures", "gaps", "train.eval_every", "train.checkpoint_every", "eval.elbo_samples", "eval.num_samples"}
     | {"eval.chunk_rows", "eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir"}
 )
 
@@ -122,7 +153,11 @@ ALLOWED = {
     "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
     "optimizer.schedule": ("constant", "cosine"),
     "train.select": ("last", "best"),
+    "gaps.ais.start": ("prior", "q"),
+    "gaps.ais.schedule": ("linear", "sigmoidal"),
 }
+
+FITTING = {"learning_rate": 0, "num_samples": 1, "max_steps": 1, "window": 1, "patience": 1}
 
 AT_LEAST = {
     "data.num_train": 0,
@@ -154,6 +189,21 @@ AT_LEAST = {
     "eval.max_examples": 0,
     "eval.train_examples": 0,
     "eval.chunk_rows": 1,
+    "gaps.num_examples": 1,
+    "gaps.elbo_samples": 1,
+    "gaps.num_samples": 1,
+    "gaps.chunk_rows": 1,
+    **{f"gaps.{group}.{key}": least for group in ("fit", "flow") for key, least in FITTING.items()},
+    "gaps.flow.num_examples": 0,
+    "gaps.flow.layers": 1,
+    "gaps.flow.width": 1,
+    "gaps.ais.num_examples": 0,
+    "gaps.ais.num_simulated": 0,
+    "gaps.ais.num_chains": 1,
+    "gaps.ais.num_temperatures": 1,
+    "gaps.ais.num_leapfrog": 1,
+    "gaps.ais.pilot_chains": 1,
+    "gaps.ais.pilot_temperatures": 1,
     "figures.count": 1,
 }
 

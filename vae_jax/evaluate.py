@@ -49,7 +49,7 @@ def in_chunks(function, arrays, size, spread=HERE, progress=lambda done: None):
 
 
 def sample_terms(model, params, chunk, number):
-    """The bound's terms from draw `number` of each example, with an estimated KL; arrays [1, B]."""
+    """The bound's terms from draw `number` of each example: log_weights [1, B], averages [B]."""
     condition = chunk.get("condition")
     q = model.make_q(params, chunk["rows"])
     decode = lambda z: model.decode(params, z, condition)
@@ -97,7 +97,8 @@ def summarize(values, unit="nats"):
 
 
 def find_rows(model, params, examples, config, spread):
-    """The rows of q for every example, as the model's inference finds them."""
+    """The rows of q for every example, as the model's inference finds them; refinement ascends the ELBO here,
+    whatever objective the run was trained on."""
     return in_chunks(lambda chunk: infer_rows(model, params, chunk), examples, config.chunk_rows, spread)
 
 
@@ -170,6 +171,7 @@ def reconstruct(model, params, chunk):
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def prior_means(model, params, key, count):
+def prior_means(model, params, key, count, condition=None):
     """The mean of p(x|z) at `count` draws of z from the prior, [count, *event]. The key is consumed."""
-    return model.decode(params, model.prior(params).sample(key, (count,))[None]).mean[0]
+    z = model.prior(params, condition).sample(key, (count,))
+    return model.decode(params, z[None], condition).mean[0]

@@ -98,30 +98,36 @@ class Fit(NamedTuple):
 
     rows: Any  # [B, ...] the iterate
     opt_state: Any
-    best_rows: Any  # [B, ...] the average iterate of the best window so far
-    best: jax.Array  # [B] mean value over that window
-    stale: jax.Array  # [B] windows since
+    average: Any  # [B, ...] the average iterate of the latest window
+    best: jax.Array  # [B] the best mean value over a window so far
+    stale: jax.Array  # [B] windows that were no better than that
     steps: jax.Array  # [B] steps taken
 
 
-def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
-    """Ascends `value(keys [B], rows) -> [B]` from `rows`, each example on its own, all at once; (rows, steps taken [B]).
+CALM = 0.3  # what is left of an example's learning rate after a window that was no better than the best before it
 
-    Adam with a cosine schedule over `max_steps`. At the end of each window of steps an example keeps the window's
-    average iterate if the window's mean value was its best, and it stops after `patience` windows without a better one;
-    the program ends when all have. Averaging takes the last steps' noise out of the answer. Keys are consumed; step k
-    uses fold_in(key, k).
+
+def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
+    """Ascends `value(keys [B], rows) -> [B]` from `rows`, each example on its own, all together; (rows, steps [B]).
+
+    Adam, its rate a cosine over `max_steps`, which are cut to whole windows. When the mean value over a window is not
+    an example's best, the example has come as far as the noise lets it at this rate: its rate is multiplied by CALM,
+    and after `patience` such windows it stops; the program ends when all have. The answer is the average iterate of its
+    last window, not of the best one, which near the optimum is the luckiest. Keys are consumed; step k uses
+    fold_in(key, k).
     """
+    window = min(window, max_steps)
+    max_steps -= max_steps % window
     optimizer = optax.adam(1.0)
     ascent = jax.value_and_grad(lambda rows, keys: (lambda each: (each.sum(), each))(value(keys, rows)), has_aux=True)
 
     def one(carry, k):
         fit, row_sum, value_sum = carry
         (_, each), gradient = ascent(fit.rows, fold_in_each(keys, k))
-        rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * k / max_steps))
+        rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * k / max_steps)) * CALM**fit.stale
         descent = jax.tree.map(jnp.negative, gradient)
         updates, opt_state = jax.vmap(optimizer.update)(descent, fit.opt_state, fit.rows)
-        rows = jax.tree.map(lambda r, u: r + rate * u, fit.rows, updates)
+        rows = jax.tree.map(lambda r, u: r + along(rate, u) * u, fit.rows, updates)
         return (
             fit._replace(rows=rows, opt_state=opt_state),
             jax.tree.map(jnp.add, row_sum, rows),
@@ -134,14 +140,13 @@ def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
         steps = number * window + jnp.arange(window)
         (new, row_sum, value_sum), _ = jax.lax.scan(one, start, steps)
         active, better = fit.stale < patience, value_sum / window > fit.best
-        choose = lambda keep, new, old: jax.tree.map(lambda a, b: jnp.where(along(keep, a), a, b), new, old)
-        average = jax.tree.map(lambda total: total / window, row_sum)
+        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(along(active, a), a, b), new, old)
         return number + 1, Fit(
-            rows=choose(active, new.rows, fit.rows),
-            opt_state=choose(active, new.opt_state, fit.opt_state),
-            best_rows=choose(active & better, average, fit.best_rows),
+            rows=choose(new.rows, fit.rows),
+            opt_state=choose(new.opt_state, fit.opt_state),
+            average=choose(jax.tree.map(lambda total: total / window, row_sum), fit.average),
             best=jnp.where(active & better, value_sum / window, fit.best),
-            stale=jnp.where(active, jnp.where(better, 0, fit.stale + 1), fit.stale),
+            stale=fit.stale + (active & ~better),
             steps=fit.steps + window * active,
         )
 
@@ -150,7 +155,7 @@ def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
     fit = Fit(rows, jax.vmap(optimizer.init)(rows), rows, jnp.full(count, -jnp.inf), none, none)
     unfinished = lambda carry: (carry[0] < max_steps // window) & (carry[1].stale < patience).any()
     _, fit = jax.lax.while_loop(unfinished, one_window, (0, fit))
-    return fit.best_rows, fit.steps
+    return fit.average, fit.steps
 
 
 def zero_rows(heads, keys):

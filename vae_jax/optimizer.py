@@ -43,6 +43,7 @@ def make_learning_rate(config, num_steps, name="learning_rate"):
 
     def learning_rate(hyper, step):
         warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(1.0, hyper["warmup_steps"]))
-        return hyper[name] * warm * SCHEDULES[config.schedule](step / num_steps, config.final_fraction)
+        progress = jnp.minimum(1.0, step / num_steps)
+        return hyper[name] * warm * SCHEDULES[config.schedule](progress, config.final_fraction)
 
     return learning_rate

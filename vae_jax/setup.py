@@ -82,6 +82,7 @@ def make_program(setup):
     config = setup.config
     function = OBJECTIVES[config.objective.name].function
     row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
+    updates = step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
     train_step = step.make_train_step(
         setup.model,
         setup.optimizer,
@@ -89,9 +90,7 @@ def make_program(setup):
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
         prepare=preparation(setup),
         ema=config.optimizer.ema,
-        rows=step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
-        if has_table(config)
-        else None,
+        rows=updates if has_table(config) else None,
         axis=parallel.DEVICES,
     )
     sizes = (config.train.batch_size, setup.dataset.info.num_train, num_streams(config))
@@ -155,10 +154,18 @@ def starting_state(setup, workdir, init_from=""):
 
 def encoded_table(setup):
     """The table of rows that the encoder of another run gives to the training examples."""
-    encoder = load_run(setup.config.inference.encoder_run)
+    source, wanted = setup.config.inference.encoder_run, (setup.config.model.latent_dim, setup.dataset.info.event_shape)
+    encoder = load_run(source)
+    if has_table(encoder.config) or (encoder.config.model.latent_dim, encoder.info.event_shape) != wanted:
+        raise ConfigError(
+            f"config.inference.encoder_run = {source!r}: expected a run with an encoder, latent_dim {wanted[0]} and "
+            f"images of shape {wanted[1]}"
+        )
     spread, size = parallel.spread(setup.mesh), setup.config.eval.chunk_rows
-    encode = jax.jit(lambda chunk: encoder.model.encode(encoder.params, preparation(setup)(None, chunk["image"])))
-    rows = evaluate.in_chunks(encode, {"image": setup.dataset.train.image}, size, spread)
+    split, prepare = setup.dataset.train, preparation(setup)
+    examples = {"image": split.image} | ({} if split.condition is None else {"condition": split.condition})
+    encode = lambda c: encoder.model.encode(encoder.params, prepare(None, c["image"]), c.get("condition"))
+    rows = evaluate.in_chunks(jax.jit(encode), examples, size, spread)
     rows = jax.tree.map(lambda column: streams.to_rows(column, num_streams(setup.config)), rows)
     rows = parallel.put_split(setup.mesh, rows)
     return step.Local(rows, jax.jit(jax.vmap(make_row_optimizer().init))(rows))
@@ -175,7 +182,7 @@ class Loaded(NamedTuple):
 
 def load_run(workdir):
     """The trained model in a run directory. Raises RunError or CheckpointError, one line each."""
-    config, info = read_config(workdir), data.Info(**rundir.read_info(workdir))
+    config, info = read_config(workdir), read_info(workdir)
     model, averaged = make_model(config, info), config.optimizer.ema > 0
     x_init = jax.ShapeDtypeStruct((1, *info.event_shape), jnp.float32)
     condition = jax.ShapeDtypeStruct((1, *info.condition_shape), jnp.float32) if info.condition_shape else None
@@ -183,6 +190,12 @@ def load_run(workdir):
     name = "ema" if averaged else "params"
     folder = Path(workdir) / (BEST if config.train.select == "best" else CHECKPOINTS)
     return Loaded(config, info, model, checkpoint.restore(folder, {name: params}, partial=True)[name])
+
+
+def read_info(workdir):
+    """The data's Info of a run directory, tuples where JSON has lists."""
+    tupled = {name: tuple(v) if isinstance(v, list) else v for name, v in rundir.read_info(workdir).items()}
+    return data.Info(**tupled)
 
 
 def read_config(workdir):

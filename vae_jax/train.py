@@ -11,6 +11,8 @@ from vae_jax import checkpoint, evaluate, figures, networks, parallel, rundir, t
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, default
 
+PAIRS = 20  # images beside their reconstructions
+
 
 class TrainingError(RuntimeError):
     """One readable line: what stopped the run, and how to go on."""
@@ -104,7 +106,7 @@ def log_training(setup, metrics, done, seconds, log, progress):
     log(done, "train", {**means, "seconds": seconds})
     rate = len(metrics["elbo"]) * setup.config.train.batch_size / seconds
     epoch = f"epoch {done / setup.epoch_steps:.4g}/{setup.config.train.epochs}"
-    numbers = f"objective {means['objective']:.2f}, ELBO {means['elbo']:.2f} nats"
+    numbers = f"objective {means['objective']:.2f}, ELBO {means['elbo']:.2f}"
     progress.update(done, f"{epoch}, {numbers}, {rate:,.0f} examples/s")
 
 
@@ -175,7 +177,8 @@ def measure_all(setup, params, examples):
 def draw_figures(setup, workdir, params, examples, records):
     """The pictures of a run, saved; {name: caption}."""
     model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
-    shown = jax.tree.map(lambda array: array[:count], examples)
+    shown = jax.tree.map(lambda array: array[:PAIRS], examples)
+    condition = examples["condition"][:count] if "condition" in examples else None
     prior_key = jax.random.fold_in(jax.random.key(seed), len(evaluate.SPLITS))
     pictures = {
         "curves": (
@@ -187,7 +190,7 @@ def draw_figures(setup, workdir, params, examples, records):
             "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
         ),
         "samples": (
-            figures.samples(evaluate.prior_means(model, params, prior_key, count)),
+            figures.samples(evaluate.prior_means(model, params, prior_key, count, condition)),
             "The mean of p(x|z) at draws of z from the prior.",
         ),
     }
