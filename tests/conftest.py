@@ -1,0 +1,82 @@
+"""What every test shares: eight virtual devices, a fixed key, and a model whose log p(x) is known.
+
+The environment is set before jax makes a backend, that is, before any test module is imported.
+"""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+# On jax 0.10 and 0.11 virtual CPU devices share a pool of max(cores, devices) threads. Steps in flight can use it up,
+# and collectives then wait for one another until the process is aborted. A pool of twice the devices is a cure.
+os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "16"
+os.environ["MPLBACKEND"] = "Agg"
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+try:
+    jax.config.update("jax_num_cpu_devices", 8)
+except RuntimeError:  # a plugin has made the backend already; tests that need more devices than it has must say so
+    pass
+
+# The same examples every time, and no folder of them left behind.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=100)
+hypothesis.settings.load_profile("fixed")
+
+
+def pytest_collection_modifyitems(items):
+    """`gpu` needs an accelerator, `data` the directory of MNIST's files in VAE_JAX_MNIST."""
+    marked = {name: [item for item in items if item.get_closest_marker(name)] for name in ("gpu", "data")}
+    if marked["gpu"] and jax.default_backend() == "cpu":
+        for item in marked["gpu"]:
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+    if not os.environ.get("VAE_JAX_MNIST"):
+        for item in marked["data"]:
+            item.add_marker(pytest.mark.skip(reason="needs VAE_JAX_MNIST=DIR, a directory of MNIST's files"))
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(42)
+
+
+class LinearGaussian(NamedTuple):
+    """z ~ N(0, I), x = W z + b + sigma eps with orthogonal columns in W, so that the posterior is diagonal; float64.
+
+        log p(x) = log N(x; b, W W' + sigma^2 I)
+        p(z|x)   = N(mean, var),  1/var_j = 1 + |w_j|^2 / sigma^2,  mean_j = var_j w_j'(x - b) / sigma^2
+
+    Everything is computed by NumPy in float64, with no formula shared with the package.
+    """
+
+    x: np.ndarray  # [B, D]
+    weight: np.ndarray  # [D, Z]
+    bias: np.ndarray  # [D]
+    sigma: float
+    log_px: np.ndarray  # [B]
+    mean: np.ndarray  # [B, Z], the posterior's
+    log_std: np.ndarray  # [Z]
+    kl_to_posterior: Callable  # (mean [B, Z], log_std) -> KL(N(mean, exp(log_std)^2) || p(z|x)) [B]
+
+
+@pytest.fixture(scope="session")
+def linear_gaussian():
+    rng = np.random.default_rng(3)
+    batch, dim, latent, sigma = 4, 5, 3, 0.7
+    columns = np.linalg.qr(rng.normal(size=(dim, latent)))[0]
+    weight, bias = columns * [2.0, 1.0, 0.3], rng.normal(size=dim)
+    x = bias + rng.normal(size=(batch, latent)) @ weight.T + sigma * rng.normal(size=(batch, dim))
+    covariance = weight @ weight.T + sigma**2 * np.eye(dim)
+    mahalanobis = np.einsum("bi,ij,bj->b", x - bias, np.linalg.inv(covariance), x - bias)
+    log_px = -0.5 * (mahalanobis + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    var = 1 / (1 + (weight**2).sum(0) / sigma**2)
+    mean = (x - bias) @ weight * var / sigma**2
+
+    def kl_to_posterior(q_mean, q_log_std):
+        q_var = np.exp(2 * np.broadcast_to(q_log_std, mean.shape))
+        return 0.5 * ((q_var + (q_mean - mean) ** 2) / var - 1 + np.log(var / q_var)).sum(-1)
+
+    return LinearGaussian(x, weight, bias, sigma, log_px, mean, 0.5 * np.log(var), kl_to_posterior)
