@@ -5,6 +5,7 @@ here or it does not exist, and `validate` names the field, the value and what is
 """
 
 import difflib
+import runpy
 
 import ml_collections
 from ml_collections import ConfigDict
@@ -103,29 +104,29 @@ def default():
     config.gaps.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
     config.gaps.fit = ConfigDict()
     config.gaps.fit.learning_rate = 5e-2  # q*: Adam on the rows of each example, down to 0 by a cosine
-    config.gaps.fit.num_samples = 8
+    config.gaps.fit.num_samples = 8  # draws of z for each example and step
     config.gaps.fit.max_steps = 600  # from each of the two starts
     config.gaps.fit.window = 50  # steps whose iterates are averaged
     config.gaps.fit.patience = 12  # windows without a better one after which an example stops
     config.gaps.flow = ConfigDict()
     config.gaps.flow.num_examples = 100  # with a coupling flow of their own; 0: none
-    config.gaps.flow.layers = 4
+    config.gaps.flow.layers = 4  # of the flow
     config.gaps.flow.width = 50  # of the hidden layer in each
-    config.gaps.flow.learning_rate = 5e-3
-    config.gaps.flow.num_samples = 8
-    config.gaps.flow.max_steps = 600
-    config.gaps.flow.window = 50
-    config.gaps.flow.patience = 12
+    config.gaps.flow.learning_rate = 5e-3  # Adam on the flow's weights
+    config.gaps.flow.num_samples = 8  # draws of z for each example and step
+    config.gaps.flow.max_steps = 600  # at most so many
+    config.gaps.flow.window = 50  # steps whose iterates are averaged
+    config.gaps.flow.patience = 12  # windows without a better one after which an example stops
     config.gaps.ais = ConfigDict()
-    config.gaps.ais.num_examples = 200  # 0: none
+    config.gaps.ais.num_examples = 200  # that AIS bounds; 0: none
     config.gaps.ais.num_simulated = 100  # BDMC: examples drawn from the model, bounded from both sides; 0: none
-    config.gaps.ais.start = "prior"  # or q, that is q*: the density that the path begins with
-    config.gaps.ais.num_chains = 16
-    config.gaps.ais.num_temperatures = 1000
-    config.gaps.ais.num_leapfrog = 10  # steps, each a decoder gradient, of a Hamiltonian transition
-    config.gaps.ais.schedule = "linear"  # or sigmoidal
+    config.gaps.ais.starts = ("q", "prior")  # paths from q*, and from the prior: lower bounds that may fail differently
+    config.gaps.ais.num_chains = 16  # for each example
+    config.gaps.ais.num_temperatures = 1000  # of a chain's path
+    config.gaps.ais.num_leapfrog = 5  # steps, each a decoder gradient, of a Hamiltonian transition
+    config.gaps.ais.schedule = "linear"  # or sigmoidal: how the temperatures are spaced
     config.gaps.ais.pilot_chains = 4  # that tune the step sizes and are not weighted
-    config.gaps.ais.pilot_temperatures = 200
+    config.gaps.ais.pilot_temperatures = 200  # of the path of those chains
 
     config.figures = ConfigDict()
     config.figures.count = 64  # images in a grid
@@ -153,7 +154,6 @@ ALLOWED = {
     "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
     "optimizer.schedule": ("constant", "cosine"),
     "train.select": ("last", "best"),
-    "gaps.ais.start": ("prior", "q"),
     "gaps.ais.schedule": ("linear", "sigmoidal"),
 }
 
@@ -223,6 +223,8 @@ def validate(config):
     require("model.sigma", config.model.sigma, lambda v: 0 < v < float("inf"), "a number > 0")
     widths = lambda v: all(isinstance(w, int) and w > 0 for w in v)
     require("model.hidden", config.model.hidden, widths, "widths of the hidden layers, each an integer > 0")
+    starts = lambda v: len(set(v)) == len(v) > 0 and set(v) <= {"q", "prior"}
+    require("gaps.ais.starts", config.gaps.ais.starts, starts, "q, prior or both")
     for field in ("seed", "eval.seed", "data.binarization_seed"):
         require(field, lookup(config, field), lambda v: 0 <= v < 2**32, "an integer in [0, 2^32)")
     validate_pairs(config)
@@ -272,6 +274,11 @@ def validate_pairs(config):
     if config.data.binarization == "none" and config.model.likelihood == "bernoulli" and config.data.name == "ppca":
         raise ConfigError("config.model.likelihood = bernoulli needs data in [0, 1]: use normal for data.name = ppca")
     validate_inference(config)
+
+
+def from_experiment(path, variant=""):
+    """The configuration of another experiment file, for one that changes only what differs from it."""
+    return runpy.run_path(str(path))["get_config"](variant)
 
 
 def by_variant(variant, settings):

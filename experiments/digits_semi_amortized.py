@@ -1,0 +1,19 @@
+"""The digits with an encoder whose proposal is refined by five gradient steps on each image's own bound.
+
+    python -m vae_jax.main --config=experiments/digits_semi_amortized.py
+
+Compare with experiments/digits.py at --config.data.binarization=fixed: same decoder, same bound, same steps.
+"""
+
+from pathlib import Path
+
+from vae_jax import config as configs
+
+
+def get_config(variant=""):
+    config = configs.from_experiment(Path(__file__).with_name("digits.py"), variant)
+    config.data.binarization = "fixed"
+    config.inference.kind = "semi_amortized"
+    config.inference.steps = 5
+    config.inference.step_size = 0.05
+    return config

@@ -1,0 +1,21 @@
+"""MNIST without an encoder: every training image has a mean and a log standard deviation of its own.
+
+    python -m vae_jax.main --config=experiments/mnist_per_datapoint.py
+
+Images are binarized once, since a row of the table describes q(z|x) of one fixed x. Compare with experiments/mnist.py
+at --config.data.binarization=fixed: same decoder, same bound, same steps.
+"""
+
+from pathlib import Path
+
+from vae_jax import config as configs
+
+
+def get_config(variant=""):
+    config = configs.from_experiment(Path(__file__).with_name("mnist.py"), variant)
+    config.data.binarization = "fixed"
+    config.inference.kind = "per_datapoint"
+    config.inference.start = "prior"
+    config.inference.learning_rate = 0.1
+    config.inference.inner_steps = 3
+    return config
