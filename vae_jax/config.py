@@ -19,6 +19,7 @@ def default():
     """Every key there is, with its default and meaning."""
     config = ConfigDict()
     config.seed = 0  # initialization, order of examples and training noise
+    config.init_from = ""  # RUN or RUN@STEP: the parameters of another run to start from; set by --init_from
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, mnist, fashion_mnist, kmnist, ppca, npz, or any TFDS name
@@ -60,7 +61,7 @@ def default():
     config.fit.num_samples = 8  # draws of z for each example and step
     config.fit.max_steps = 600  # at most so many
     config.fit.window = 50  # steps whose iterates are averaged
-    config.fit.patience = 3  # windows without a better one after which an example stops
+    config.fit.patience = 4  # windows without a better one after which an example stops
 
     config.objective = ConfigDict()
     config.objective.name = "elbo"  # what training ascends

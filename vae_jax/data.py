@@ -179,7 +179,8 @@ def require_unit_interval(dataset, binarization):
     if images[0].dtype != np.uint8 and (low < 0 or high > 1):
         raise DataError(
             f"data {dataset.info.name!r} has values in [{low:.4g}, {high:.4g}], config.data.binarization = "
-            f"{binarization!r} needs [0, 1]; rescale the arrays, or use --config.data.binarization=none"
+            f"{binarization!r} needs [0, 1]; rescale the arrays, or use --config.data.binarization=none "
+            "with --config.model.likelihood=normal"
         )
 
 

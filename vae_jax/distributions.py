@@ -5,9 +5,10 @@ Every number is in nats. A distribution speaks NumPyro's protocol, so either lib
     sample(key, sample_shape=()) -> value [*sample_shape, *batch, *event]
     log_prob(value)              -> [*sample_shape, *batch]
 
-Those of ours that serve as q add `sample_and_log_prob(key, sample_shape)`, whose log density comes from the draw itself,
-and accept one key per example (a key array `[B]`) where NumPyro takes a single key. All are pytrees whose parameters are
-leaves, so that `jax.lax.stop_gradient`, `jax.vmap` and `jax.tree.map` mean on a distribution what they mean on its parameters.
+Those of ours that serve as q add `sample_and_log_prob(key, sample_shape)`, whose log density comes from the draw
+itself, and accept one key per example (a key array `[B]`) where NumPyro takes a single key. All are pytrees whose
+parameters are leaves: `jax.lax.stop_gradient`, `jax.vmap` and `jax.tree.map` mean on a distribution what they mean on
+its parameters.
 
 Finite parameters give finite values and gradients for |mean|, |logit| <= 1e4 and |log_std| <= 20; beyond that a value
 may reach +-inf, and none is ever NaN.

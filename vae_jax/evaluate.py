@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.elbo import elbo_fn
+from vae_jax.elbo import draw, elbo_fn, score
 from vae_jax.inference import fit_rows, fold_in_each
 from vae_jax.parallel import HERE
 
@@ -114,6 +114,16 @@ def bound(model, params, chunk, num_samples=1):
     return lambda keys, x, q: elbo_fn(keys, x, q, decode, prior, num_samples).elbo
 
 
+def landing_bound(model, params, chunk, num_samples):
+    """The same bound with q's parameters stopped in log q, for fits: at the optimum its gradient has no noise.
+
+    Sticking the landing, Roeder et al. (2017).
+    """
+    condition = chunk.get("condition")
+    decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
+    return lambda keys, x, q: score(x, *draw(keys, q, num_samples, stop="q"), decode, prior).elbo
+
+
 def fit_examples(model, params, examples, fit, chunk_rows, spread):
     """Rows of their own for examples that no encoder serves, the decoder frozen; `fit` is config.fit."""
     size = max(1, chunk_rows // fit.num_samples)
@@ -122,11 +132,16 @@ def fit_examples(model, params, examples, fit, chunk_rows, spread):
 
 @partial(jax.jit, static_argnums=(0, 3))
 def fit_chunk(model, params, chunk, fit):
-    value_of = bound(model, params, chunk, fit.num_samples)
+    start = model.start_rows(fold_in_each(chunk["key"], START))
+    return fit_from(model, params, {**chunk, "rows": start, "key": fold_in_each(chunk["key"], FIT)}, fit)
+
+
+def fit_from(model, params, chunk, fit):
+    """The rows that ascend each example's bound from chunk['rows'], the parameters frozen; `fit` is like config.fit."""
+    value_of = landing_bound(model, params, chunk, fit.num_samples)
     value = lambda keys, rows: value_of(keys, chunk["image"], model.make_q(params, rows))
-    start, keys = model.start_rows(fold_in_each(chunk["key"], START)), fold_in_each(chunk["key"], FIT)
     options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
-    return fit_rows(value, start, keys, **options)[0]
+    return fit_rows(value, chunk["rows"], chunk["key"], **options)[0]
 
 
 TERMS = ("elbo", "log_likelihood", "kl")

@@ -43,7 +43,11 @@ def make_mesh(num_devices=0):
     """A mesh of the first `num_devices` devices (0: all) over the axis 'devices'."""
     available = jax.device_count()
     if num_devices > available:
-        raise DeviceError(f"--devices={num_devices}: only {available} {jax.default_backend()} devices are there")
+        virtual = f"; XLA_FLAGS=--xla_force_host_platform_device_count={num_devices} makes virtual ones of a CPU"
+        raise DeviceError(
+            f"--devices={num_devices}: only {available} {jax.default_backend()} devices are there"
+            + (virtual if jax.default_backend() == "cpu" else "")
+        )
     return jax.make_mesh(
         (num_devices or available,),
         (AXIS,),

@@ -170,11 +170,11 @@ def read_metrics(workdir) -> list[dict]:
 
 
 def truncate_metrics(workdir, step: int) -> None:
-    """Drop records later than `step` and a torn tail, so that a resumed run writes the file of an unbroken one."""
+    """Drop what a run resumed at `step` writes again: later records, the test's, and a torn tail."""
     path = pathlib.Path(workdir) / METRICS
     if path.exists():
         pairs = zip(_lines(workdir), read_metrics(workdir), strict=True)
-        _replace(path, b"".join(line for line, record in pairs if record["step"] <= step))
+        _replace(path, b"".join(line for line, record in pairs if record["step"] <= step and record["split"] != "test"))
 
 
 def save_figure(workdir, name: str, figure) -> pathlib.Path:

@@ -25,6 +25,7 @@ class Setup(NamedTuple):
     dataset: data.Dataset
     model: Model
     optimizer: Any
+    prepare: Any  # (keys, image) -> x: how the stored images become the model's data
     mesh: jax.sharding.Mesh
     epoch_steps: int
     num_steps: int
@@ -33,6 +34,8 @@ class Setup(NamedTuple):
 def make_setup(config, num_devices=0):
     """Data, model, optimizer and devices of a validated config. Raises one-line errors for what does not fit."""
     dataset = data.load(config.data)
+    if config.model.likelihood == "bernoulli":
+        data.require_unit_interval(dataset, config.data.binarization)
     count, batch = num_streams(config), config.train.batch_size
     num_devices = num_devices or parallel.largest_divisor(count)
     mesh = parallel.make_mesh(num_devices)
@@ -50,17 +53,18 @@ def make_setup(config, num_devices=0):
         dataset,
         make_model(config, dataset.info),
         make_optimizer(config.optimizer),
+        preparation(config, dataset.info),
         mesh,
         epoch_steps,
         num_steps,
     )
 
 
-def preparation(setup):
-    """(keys, image) -> x, and the same for the grey values: how the stored images become the model's data."""
-    binarization = setup.config.data.binarization
+def preparation(config, info):
+    """(keys, image) -> x, compiled once: how the stored images become the model's data."""
+    binarization = config.data.binarization
     binarization = "none" if binarization == "fixed" else binarization  # 'fixed' was drawn when the data was loaded
-    return lambda keys, image: data.preprocess(keys, image, setup.dataset.info.value_range, binarization)
+    return jax.jit(lambda keys, image: data.preprocess(keys, image, info.value_range, binarization))
 
 
 def hyperparameters(config):
@@ -88,7 +92,7 @@ def make_program(setup):
         setup.optimizer,
         partial(function, num_samples=config.objective.num_samples, kl=config.objective.kl),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
-        prepare=preparation(setup),
+        prepare=setup.prepare,
         ema=config.optimizer.ema,
         rows=updates if has_table(config) else None,
         axis=parallel.DEVICES,
@@ -136,16 +140,16 @@ def abstract_state(setup):
     return jax.tree.map(placed, parallel.shardings(setup.mesh, step.STATE_SPECS), state)
 
 
-def starting_state(setup, workdir, init_from=""):
-    """The newest checkpoint of the run; without one a fresh state, with parameters of `init_from` if given."""
+def starting_state(setup, workdir):
+    """The newest checkpoint of the run; without one a fresh state, with parameters of `config.init_from` if given."""
     if checkpoint.latest_step(workdir / CHECKPOINTS) is not None:
         return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup))
     state = make_init(setup)()
     if has_table(setup.config) and setup.config.inference.start == "encoder":
         state = state._replace(local=encoded_table(setup))
-    if not init_from:
+    if not setup.config.init_from:
         return state
-    source, _, number = init_from.partition("@")
+    source, _, number = setup.config.init_from.partition("@")
     like = {name: getattr(abstract_state(setup), name) for name in ("params", "local")}
     old = checkpoint.restore(Path(source) / CHECKPOINTS, like, int(number) if number else None, partial=True)
     ema = jax.tree.map(jnp.copy, old["params"]) if setup.config.optimizer.ema else ()
@@ -162,13 +166,14 @@ def encoded_table(setup):
             f"images of shape {wanted[1]}"
         )
     spread, size = parallel.spread(setup.mesh), setup.config.eval.chunk_rows
-    split, prepare = setup.dataset.train, preparation(setup)
+    split, prepare = setup.dataset.train, setup.prepare
     examples = {"image": split.image} | ({} if split.condition is None else {"condition": split.condition})
     encode = lambda c: encoder.model.encode(encoder.params, prepare(None, c["image"]), c.get("condition"))
     rows = evaluate.in_chunks(jax.jit(encode), examples, size, spread)
     rows = jax.tree.map(lambda column: streams.to_rows(column, num_streams(setup.config)), rows)
     rows = parallel.put_split(setup.mesh, rows)
-    return step.Local(rows, jax.jit(jax.vmap(make_row_optimizer().init))(rows))
+    init = jax.jit(jax.vmap(make_row_optimizer().init), out_shardings=parallel.split(setup.mesh))
+    return step.Local(rows, init(rows))
 
 
 class Loaded(NamedTuple):
@@ -215,8 +220,7 @@ def evaluation_examples(setup, split_name, limit=0):
     split = getattr(setup.dataset, split_name)
     count = min(limit or len(split.image), len(split.image))
     keys = evaluate.split_keys(setup.config.eval.seed, split_name, count)
-    prepare = jax.jit(preparation(setup))
-    binarize = lambda chunk: prepare(evaluate.fold_in_each(chunk["key"], evaluate.BINARIZE), chunk["image"])
+    binarize = lambda chunk: setup.prepare(evaluate.fold_in_each(chunk["key"], evaluate.BINARIZE), chunk["image"])
     image = evaluate.in_chunks(binarize, {"image": split.image[:count], "key": keys}, 2500)
     arrays = {"label": split.label, "condition": split.condition}
     examples = {name: array[:count] for name, array in arrays.items() if array is not None}

@@ -1,64 +1,64 @@
 """What a person sees while a run goes on: a progress bar in a terminal, plain lines anywhere else."""
 
+import io
+import math
+import os
 import sys
 import time
 
 from tqdm import tqdm
 
 QUIET_SECONDS = 15  # between plain progress lines
+LAYOUT = "{percentage:3.0f}% {desc}, {remaining} left |{bar}|"  # a narrow terminal cuts the bar, not the numbers
 
 
 class Progress:
-    """A bar that shows a few numbers beside it; where stdout is no terminal, a line now and then."""
+    """A bar with a few numbers beside it; where stdout is no terminal, a line now and then."""
 
     def __init__(self, title, total, initial=0):
-        self.title, self.total, self.done, self.started = title, total, initial, time.monotonic()
-        self.initial, self.said = initial, self.started
-        layout = "{desc} {percentage:3.0f}%|{bar:20}| {postfix} [{elapsed}<{remaining}]"
-        self.bar = None
-        if sys.stdout.isatty():
-            self.bar = tqdm(total=total, initial=initial, desc=title, bar_format=layout, leave=False, file=sys.stdout)
+        is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self.title, self.said = title, time.monotonic()
+        self.bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=f"{title}, compiling",
+            bar_format=LAYOUT,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0,
+            file=sys.stdout if is_terminal else io.StringIO(),  # which shows nothing but keeps the rate
+        )
+        self.is_terminal = is_terminal
 
     def update(self, done, text):
         """`done` units of the total are complete."""
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(done - self.done)
-        elif time.monotonic() - self.said > QUIET_SECONDS:
+        self.bar.set_description_str(text, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if not self.is_terminal and time.monotonic() - self.said > QUIET_SECONDS:
             self.said = time.monotonic()
-            say(f"{self.title} {100 * done / self.total:3.0f}% {text}, {self.left(done)} left")
-        self.done = done
+            say(f"{self.title} {self.bar.n / self.bar.total:4.0%} {text}, {self.left()} left")
 
-    def left(self, done):
-        seconds = (time.monotonic() - self.started) * (self.total - done) / max(done - self.initial, 1e-9)
-        return duration(seconds)
+    def left(self):
+        rate = self.bar.format_dict["rate"] or math.inf  # a smoothed one, that forgets the first call, which compiled
+        return tqdm.format_interval((self.bar.total - self.bar.n) / rate)
 
     def line(self, text):
         """A line that stays, above the bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with tqdm.external_write_mode(file=sys.stdout):
+            say(text)
 
     def close(self):
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
 def say(text=""):
     print(text, flush=True)
 
 
-def duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
 def number(entry):
     """An entry of the summary as text: value, standard error, unit."""
     value, stderr = f"{entry['value']:.6g}", entry.get("stderr")
-    if stderr is not None:
+    if stderr is not None and math.isfinite(stderr):
         digits = max(0, 1 - int(f"{stderr:e}".split("e")[1])) if stderr else 2  # two significant digits of the error
         value = f"{entry['value']:.{digits}f} ± {stderr:.{digits}f}"
     return f"{value} {entry['unit']}"

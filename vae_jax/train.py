@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vae_jax import checkpoint, evaluate, figures, networks, parallel, rundir, terminal
+from vae_jax import checkpoint, evaluate, networks, parallel, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, default
 
@@ -18,14 +18,16 @@ class TrainingError(RuntimeError):
     """One readable line: what stopped the run, and how to go on."""
 
 
-def train(config, workdir, num_devices=0, init_from=""):
+def train(config, workdir, num_devices=0):
     """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary."""
     workdir, config_dict = Path(workdir), config.to_dict()
     if rundir.run_status(workdir, config_dict, CHANGEABLE) == "finished":
         terminal.say(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
+        if not (workdir / rundir.REPORT).exists():  # killed between the last two files
+            rundir.write_report(workdir, default().to_dict())
         return rundir.read_summary(workdir)
     setup = setups.make_setup(config, num_devices)
-    state = setups.starting_state(setup, workdir, init_from)
+    state = setups.starting_state(setup, workdir)
     rundir.open_run(workdir, config_dict, setup.dataset.info._asdict(), rundir.environment(), CHANGEABLE)
     rundir.truncate_metrics(workdir, int(state.step))
     describe(setup, workdir, state)
@@ -94,7 +96,7 @@ def require_finite(metrics, before, workdir):
     bad = ~(np.isfinite(metrics["objective"]) & np.isfinite(metrics["grad_norm"]))
     if bad.any():
         saved = checkpoint.latest_step(workdir / setups.CHECKPOINTS)
-        source = f"start anew with --init_from={workdir}@{saved}" if saved else "start anew in another --workdir"
+        source = f"another --workdir with --init_from={workdir}@{saved}" if saved else "start anew in another --workdir"
         where = f"step {before + int(bad.argmax()) + 1} (of steps {before + 1} to {before + len(bad)})"
         way_on = "a lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
         raise TrainingError(f"loss or gradient is not finite at {where}: {source} and {way_on}")
@@ -176,6 +178,8 @@ def measure_all(setup, params, examples):
 
 def draw_figures(setup, workdir, params, examples, records):
     """The pictures of a run, saved; {name: caption}."""
+    from vae_jax import figures  # matplotlib takes a second that the first step need not wait for
+
     model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
     shown = jax.tree.map(lambda array: array[:PAIRS], examples)
     condition = examples["condition"][:count] if "condition" in examples else None

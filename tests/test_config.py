@@ -1,0 +1,179 @@
+"""Configurations: every bound of every field, by name, and keys that do not exist."""
+
+import math
+
+import pytest
+
+from vae_jax import config as configs
+from vae_jax import inference, model, networks, objectives, optimizer
+
+
+def config_with(field, value):
+    """The default configuration with one field set to a value of any type."""
+    config = configs.default()
+    group, _, name = field.rpartition(".")
+    owner = configs.lookup(config, group) if group else config
+    with owner.ignore_type():
+        owner[name] = value
+    return config
+
+
+def refusal(config):
+    with pytest.raises(configs.ConfigError) as caught:
+        configs.validate(config)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 240
+    return message
+
+
+def test_the_default_is_valid_and_validated_is_frozen():
+    config = configs.validate(configs.default())
+    assert configs.validate(config) == config
+    with pytest.raises(AttributeError):
+        config.seed = 1
+
+
+@pytest.mark.parametrize("field", configs.ALLOWED)
+def test_a_value_outside_its_set_is_refused_with_the_set(field):
+    message = refusal(config_with(field, "nonsense"))
+    assert f"config.{field} = 'nonsense'" in message
+    assert all(choice in message for choice in configs.ALLOWED[field])
+
+
+@pytest.mark.parametrize("field, least", configs.AT_LEAST.items())
+def test_a_number_below_its_bound_is_refused_with_the_bound(field, least):
+    is_float = isinstance(configs.lookup(configs.default(), field), float)
+    wrong = [least - 0.5, math.nan, math.inf] if is_float else [least - 1, -(2**40)]
+    for value in wrong:
+        message = refusal(config_with(field, value))
+        assert f"config.{field} = {value!r}" in message and f">= {least}" in message
+
+
+@pytest.mark.parametrize("field", [*configs.FRACTIONS, "optimizer.final_fraction"])
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
+def test_a_fraction_outside_the_unit_interval_is_refused(field, value):
+    message = refusal(config_with(field, value))
+    assert f"config.{field} = {value!r}" in message and "[0, 1" in message
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("model.sigma", 0.0),
+        ("model.sigma", math.inf),
+        ("model.hidden", (0,)),
+        ("model.hidden", (200, -1)),
+        ("model.hidden", (2.5,)),
+        ("model.hidden", ("a",)),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("eval.seed", -1),
+        ("data.binarization_seed", 2**32),
+    ],
+)
+def test_other_bounds(field, value):
+    message = refusal(config_with(field, value))
+    assert f"config.{field} = {value!r}" in message and "expected" in message
+
+
+@pytest.mark.parametrize(
+    "field, value, expected",
+    [
+        ("train.epochs", None, "an integer"),
+        ("train.epochs", True, "an integer"),
+        ("train.epochs", 2.0, "an integer"),
+        ("optimizer.learning_rate", "big", "a number"),
+        ("data.name", 3, "text"),
+        ("model.hidden", 200, "a list"),
+        ("inference.stop_gradient", 1, "true or false"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(field, value, expected):
+    message = refusal(config_with(field, value))
+    assert f"config.{field} = {value!r}: expected {expected}" in message
+
+
+def test_an_integer_may_stand_for_a_number():
+    assert configs.validate(config_with("model.sigma", 2)).model.sigma == 2
+
+
+def test_a_key_too_many_is_refused_with_the_nearest_one():
+    """An experiment file that misspells a key would otherwise change nothing, in silence."""
+    config = configs.default()
+    config.train.epoch = 3
+    assert refusal(config) == "config.train.epoch does not exist: did you mean config.train.epochs?"
+    assert "--help" in configs.unknown_key("zzz.qqq")
+
+
+def test_a_key_too_few_is_refused():
+    config = configs.default()
+    del config.train.select
+    assert "config.train.select is missing" in refusal(config)
+
+
+@pytest.mark.parametrize("value", [None, {}, 3])
+def test_what_is_no_config_is_refused(value):
+    assert f"returned {value!r}" in refusal(value)
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"data.streams": 8, "train.batch_size": 100}, ("data.streams = 8", "train.batch_size = 100")),
+        ({"data.name": "npz"}, ("data.path", ".npz")),
+        ({"data.name": "ppca", "data.binarization": "none"}, ("model.likelihood = bernoulli", "use normal")),
+        ({"inference.kind": "per_datapoint"}, ("per_datapoint", "binarization = dynamic", "binarization=fixed")),
+        (
+            {"inference.kind": "per_datapoint", "data.binarization": "fixed", "inference.start": "encoder"},
+            ("inference.start = encoder", "inference.encoder_run"),
+        ),
+    ],
+)
+def test_pairs_that_cannot_work_name_both_and_a_way_on(settings, named):
+    config = configs.default()
+    for field, value in settings.items():
+        configs.lookup(config, field.rpartition(".")[0])[field.rpartition(".")[2]] = value
+    message = refusal(config)
+    assert all(part in message for part in named), message
+
+
+@pytest.mark.parametrize(
+    "field, table",
+    [
+        ("model.encoder", networks.ENCODERS),
+        ("model.decoder", networks.DECODERS),
+        ("model.activation", networks.ACTIVATIONS),
+        ("model.posterior", model.POSTERIORS),
+        ("model.prior", model.PRIORS),
+        ("model.likelihood", model.LIKELIHOODS),
+        ("inference.kind", inference.INFERENCES),
+        ("inference.start", {**inference.STARTS, "encoder": "the rows of another run's encoder"}),
+        ("objective.name", objectives.OBJECTIVES),
+        ("optimizer.name", optimizer.OPTIMIZERS),
+        ("optimizer.schedule", optimizer.SCHEDULES),
+    ],
+)
+def test_what_is_allowed_is_what_there_is(field, table):
+    """A choice exists in two places, the allowed set and the dict of functions; they hold the same names."""
+    assert set(configs.ALLOWED[field]) == set(table)
+
+
+def test_changeable_and_bounded_keys_exist():
+    keys = set(configs.flat(configs.default()))
+    assert keys.issuperset({*configs.ALLOWED, *configs.AT_LEAST, *configs.FRACTIONS})
+    assert all(any(configs.in_groups(key, (name,)) for key in keys) for name in configs.CHANGEABLE)
+    assert not configs.in_groups("train.epochs", configs.CHANGEABLE)
+    assert configs.in_groups("figures.count", configs.CHANGEABLE) and not configs.in_groups("figures_", ("figures",))
+
+
+@pytest.mark.parametrize("batch_size, streams, expected", [(128, 0, 8), (100, 0, 4), (7, 0, 1), (100, 20, 20)])
+def test_the_number_of_streams(batch_size, streams, expected):
+    config = configs.default()
+    config.train.batch_size, config.data.streams = batch_size, streams
+    assert configs.num_streams(config) == expected
+
+
+def test_an_unknown_variant_names_those_there_are():
+    assert configs.by_variant("quick", {"": 1, "quick": 2}) == 2
+    with pytest.raises(configs.ConfigError, match="variant 'quik' of --config: expected one of quick, slow"):
+        configs.by_variant("quik", {"": 1, "quick": 2, "slow": 3})
