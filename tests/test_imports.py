@@ -43,9 +43,11 @@ ALLOWED = {
     **dict.fromkeys(DONE_WITH_A_MODEL, BELOW),
     "rundir": BELOW | {"page"},
     "gaps": BELOW | {"evaluate", "ais", "figures", "terminal"},
+    "posteriors": BELOW | {"evaluate"},
+    "modes": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "posteriors"},
     "setup": BELOW | DONE_WITH_A_MODEL,
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal"},
-    **dict.fromkeys(COMMANDS, BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "page", "files", "train"}),
+    **dict.fromkeys(COMMANDS, BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "page", "files", "train", "modes"}),
     "__init__": MATHS,
 }
 
@@ -53,7 +55,7 @@ ALLOWED = {
 OUTSIDE = {
     "flax": {"networks"},
     "orbax": {"checkpoint"},
-    "matplotlib": {"figures", "gaps"},
+    "matplotlib": {"figures", "gaps", "posteriors"},
     "tensorflow_datasets": {"data", "files"},
     "sklearn": {"data", "files"},
     "tensorboardX": {"rundir"},

@@ -114,10 +114,10 @@ def default():
     config.gaps.flow.layers = 4  # of the flow
     config.gaps.flow.width = 50  # of the hidden layer in each
     config.gaps.flow.learning_rate = 5e-3  # Adam on the flow's weights
-    config.gaps.flow.num_samples = 8  # draws of z for each example and step
-    config.gaps.flow.max_steps = 600  # at most so many
+    config.gaps.flow.num_samples = 32  # draws of z for each example and step
+    config.gaps.flow.max_steps = 1500  # at most so many
     config.gaps.flow.window = 50  # steps whose iterates are averaged
-    config.gaps.flow.patience = 12  # windows without a better one after which an example stops
+    config.gaps.flow.patience = 30  # windows without a better one after which an example stops
     config.gaps.ais = ConfigDict()
     config.gaps.ais.num_examples = 200  # that AIS bounds; 0: none
     config.gaps.ais.num_simulated = 100  # BDMC: examples drawn from the model, bounded from both sides; 0: none

@@ -92,7 +92,7 @@ def active_units(mean):
 def summarize(values, unit="nats"):
     """Mean over examples with its standard error."""
     values = np.asarray(values, np.float64)
-    stderr = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+    stderr = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"value": float(values.mean()), "stderr": stderr, "unit": unit}
 
 
@@ -136,6 +136,7 @@ def fit_chunk(model, params, chunk, fit):
     return fit_from(model, params, {**chunk, "rows": start, "key": fold_in_each(chunk["key"], FIT)}, fit)
 
 
+@partial(jax.jit, static_argnums=(0, 3))
 def fit_from(model, params, chunk, fit):
     """The rows that ascend each example's bound from chunk['rows'], the parameters frozen; `fit` is like config.fit."""
     value_of = landing_bound(model, params, chunk, fit.num_samples)

@@ -69,8 +69,10 @@ def run_train():
 
 def run_gaps():
     """Measures the gaps of the run in --workdir; keys that touch no parameter may be given beside its config."""
-    from vae_jax import modes
-
+    try:
+        from vae_jax import modes
+    except ImportError as error:
+        fail(f"--mode=gaps needs {error.name}: pip install -e '.[ais]'")
     modes.gaps(WORKDIR.value, given() if flags.FLAGS["config"].present else {}, DEVICES.value)
 
 

@@ -1,0 +1,78 @@
+"""What `main` can do with the directory of a trained run, besides training it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vae_jax import gaps as gap
+from vae_jax import parallel, posteriors, rundir, terminal
+from vae_jax import setup as setups
+from vae_jax.config import CHANGEABLE, ConfigError, default, in_groups, validate
+
+CONTOURS = 8  # test examples whose posterior is drawn where there are two latent dimensions
+
+
+def reopen(workdir, overrides, num_devices=0):
+    """(setup, params) of a trained run; `overrides` {key: value} may touch only keys that a resumed run may change."""
+    fixed = [key for key in overrides if not in_groups(key, CHANGEABLE)]
+    if fixed:
+        raise ConfigError(f"config.{fixed[0]} is part of what {workdir} was trained with: leave it out")
+    loaded = setups.load_run(workdir)
+    config = default()
+    config.update(loaded.config)
+    config.update_from_flattened_dict(overrides)
+    setup = setups.make_setup(validate(config), num_devices)
+    return setup._replace(model=loaded.model), parallel.put_replicated(setup.mesh, loaded.params)
+
+
+def gaps(workdir, overrides, num_devices=0):
+    """Measures what the run's q loses, and why; saves numbers and pictures beside the run's own and prints them."""
+    workdir = Path(workdir)
+    setup, params = reopen(workdir, overrides, num_devices)
+    config, spread = setup.config.gaps, parallel.spread(setup.mesh)
+    terminal.say(f"gaps of {workdir}: {config.num_examples} test examples")
+    examples = setups.evaluation_examples(setup, "test", config.num_examples)
+    examples = setups.with_rows(setup, params, examples)
+    numbers, values = gap.measure_gaps(setup.model, params, examples, config, spread, Stages())
+    pictures = {"gaps": (gap.gap_bars(numbers), "What q loses of log p(x), by cause.")}
+    if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint":
+        pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
+    np.savez(workdir / "gaps.npz", **values)
+    save(workdir, "gaps", numbers, pictures)
+    terminal.say(gap.table(numbers))
+    terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+class Stages:
+    """A progress bar for one stage after another."""
+
+    def __init__(self):
+        self.title, self.bar = None, None
+
+    def __call__(self, title, done, total):
+        if title != self.title:
+            self.title, self.bar = title, terminal.Progress(title, total)
+        self.bar.update(done, f"{title}, {done:,} of {total:,} examples")
+        if done == total:
+            self.bar.close()
+
+
+def contours(setup, params, examples):
+    """The picture of `posteriors.posterior_contours` for the first examples."""
+    shown = jax.tree.map(lambda array: array[:CONTOURS], examples)
+    shown = {name: shown[name] for name in ("image", "key", "condition") if name in shown}
+    groups = (setup.config.inference, setup.config.fit)
+    compared = jax.device_get(posteriors.compare(setup.model, params, shown, *groups))
+    return posteriors.posterior_contours(*compared, shown["image"])
+
+
+def save(workdir, name, numbers, pictures):
+    """Adds numbers and pictures to the run's summary and its report."""
+    summary = rundir.read_summary(workdir) or {"complete": False, "splits": {}, "figures": {}}
+    for picture, (figure, caption) in pictures.items():
+        rundir.save_figure(workdir, picture, figure)
+        summary["figures"][picture] = caption
+    summary["splits"][name] = numbers
+    rundir.write_summary(workdir, summary)
+    rundir.write_report(workdir, default().to_dict())
