@@ -204,8 +204,10 @@ def test_q_star_is_the_best_diagonal_gaussian(correlated):
     run = gaps.make_runner(config, parallel.HERE, lambda *done: None)
     examples = {name: correlated.examples[name] for name in ("image", "key", "rows")}
     star, _ = gaps.own_family(correlated.model, correlated.params, examples, config, run)
-    np.testing.assert_allclose(star["rows"]["mean"], correlated.mean, atol=0.02)
-    np.testing.assert_allclose(star["rows"]["log_std"], np.broadcast_to(correlated.log_std, (NUM, LATENT)), atol=0.04)
+    for name, expected in (("mean", correlated.mean), ("log_std", correlated.log_std)):
+        error = star["rows"][name] - expected
+        # the noise of 8 samples a step: over seeds 0.004 to 0.007 in the mean, 0.004 to 0.006 in log_std, at most 0.021
+        assert np.sqrt((error**2).mean()) < 0.01 and np.abs(error).max() < 0.03
 
 
 def test_neither_chunks_nor_devices_change_a_number(correlated):

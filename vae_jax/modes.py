@@ -52,7 +52,7 @@ class Stages:
 
     def __call__(self, title, done, total):
         if title != self.title:
-            self.title, self.bar = title, terminal.Progress(title, total)
+            self.title, self.bar = title, terminal.Progress("gaps", total)
         self.bar.update(done, f"{title}, {done:,} of {total:,} examples")
         if done == total:
             self.bar.close()
