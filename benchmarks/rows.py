@@ -46,7 +46,8 @@ def make_setup(num_rows):
     dataset = data.assemble("synthetic", draw(num_rows), draw(100), draw(100), {}, (0.0, 1.0))
     model, optimizer = make_model(config, dataset.info), make_optimizer(config.optimizer)
     epoch_steps = steps_per_epoch(num_rows, configs.num_streams(config), config.train.batch_size)
-    return setups.Setup(config, dataset, model, optimizer, parallel.make_mesh(1), epoch_steps, 1000 * epoch_steps)
+    prepare, mesh = setups.preparation(config, dataset.info), parallel.make_mesh(1)
+    return setups.Setup(config, dataset, model, optimizer, prepare, mesh, epoch_steps, 1000 * epoch_steps)
 
 
 class Run:
