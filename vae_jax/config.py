@@ -16,11 +16,18 @@ class ConfigError(ValueError):
 
 
 def default():
-    """Every key there is, with its default and meaning."""
+    """Every key there is, with its default and meaning; the comments here are what --help prints."""
     config = ConfigDict()
     config.seed = 0  # initialization, order of examples and training noise
     config.init_from = ""  # RUN or RUN@STEP: the parameters of another run to start from; set by --init_from
 
+    for add_keys in (data_keys, inference_keys, training_keys, evaluation_keys, gaps_keys, figure_keys):
+        add_keys(config)
+    return config
+
+
+def data_keys(config):
+    """The data, and the model of them."""
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, mnist, fashion_mnist, kmnist, ppca, npz, or any TFDS name
     config.data.manual_dir = ""  # a directory that holds the official files
@@ -42,6 +49,9 @@ def default():
     config.model.likelihood = "bernoulli"  # family of p(x|z)
     config.model.sigma = 1.0  # standard deviation of the 'normal' likelihood
 
+
+def inference_keys(config):
+    """How q is found, and what is ascended."""
     config.inference = ConfigDict()
     config.inference.kind = "amortized"  # or per_datapoint, semi_amortized: how q(z|x) is found
     config.inference.learning_rate = 1e-2  # per_datapoint: Adam on the rows of the table
@@ -69,6 +79,9 @@ def default():
     config.objective.kl = "auto"  # closed form where there is one; or monte_carlo
     config.objective.beta = 1.0  # of the objective 'beta'
 
+
+def training_keys(config):
+    """How long, and by which optimizer."""
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # of optax
     config.optimizer.learning_rate = 1e-3  # at its highest
@@ -90,6 +103,9 @@ def default():
     config.train.checkpoint_every = 10  # epochs between checkpoints
     config.train.select = "last"  # or best: the checkpoint with the best ELBO on valid
 
+
+def evaluation_keys(config):
+    """What is measured of a run."""
     config.eval = ConfigDict()
     config.eval.seed = 0  # test binarization and every draw of an evaluation
     config.eval.elbo_samples = 10  # draws of z for each example in an ELBO
@@ -98,6 +114,9 @@ def default():
     config.eval.train_examples = 1000  # of train, at the end, measured like test; 0: none
     config.eval.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
 
+
+def gaps_keys(config):
+    """What --mode=gaps measures."""
     config.gaps = ConfigDict()  # --mode=gaps: what the posterior loses on held-out examples, and why
     config.gaps.num_examples = 1000  # of test; AIS and the flow take the first of these
     config.gaps.elbo_samples = 200  # of each L
@@ -129,9 +148,11 @@ def default():
     config.gaps.ais.pilot_chains = 4  # that tune the step sizes and are not weighted
     config.gaps.ais.pilot_temperatures = 200  # of the path of those chains
 
+
+def figure_keys(config):
+    """What is drawn."""
     config.figures = ConfigDict()
     config.figures.count = 64  # images in a grid
-    return config
 
 
 # A short list of keys that a resumed run may change: none of them touches a parameter.

@@ -174,10 +174,11 @@ def columned(rows, columns):
 
 
 def config_keys():
-    """(key, default, meaning) of every key, in the order of `config.default`, whose comments are the meanings."""
+    """(key, default, meaning) of every key, in the order of the file config.py, whose comments are the meanings."""
     values = configs.flat(configs.default())
-    for entry in re.split(r"\n    (?=config\.)", inspect.getsource(configs.default)):
-        key = re.match(r"(?:config\.)?(\S+)", entry)[1]
+    for entry in re.split(r"\n    (?=config\.)", inspect.getsource(configs)):
+        entry = entry.partition("\n\n")[0]
+        key = re.match(r"(?:config\.)?(\S*)", entry)[1]
         if key not in values:
             continue
         value = ",".join(map(str, values[key])) if isinstance(values[key], tuple) else str(values[key])
