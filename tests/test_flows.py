@@ -110,7 +110,7 @@ def test_an_example_has_its_own_noise(key):
     whole = sample_and_log_prob(q, keys, (4,))[0]
     rest = flows.CouplingFlow(q.mean[1:], q.log_std[1:], q.context[1:], q.weights)
     part = sample_and_log_prob(rest, keys[1:], (4,))[0]
-    np.testing.assert_allclose(whole[:, 1:], part, rtol=1e-6)
+    np.testing.assert_allclose(whole[:, 1:], part, rtol=1e-6, atol=2e-6)  # another batch, other float32 sums
 
 
 def densities(q, value, key):
