@@ -157,7 +157,7 @@ def test_parameters_of_table_1(key):
     decoder  50*200+200 + 200*200+200 = 50,400 and 200*784+784 = 157,584:               207,984
     """
     model = make_model(configs.validate(configs.default()), make_info((28, 28, 1)))
-    params = jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((2, 28, 28, 1), float))[0]
+    params = jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32))[0]
     params = jax.tree.map(lambda leaf: np.empty(leaf.shape), params)
     assert [networks.count(params[name]) for name in ("encoder", "decoder")] == [217_300, 207_984]
     assert networks.count(params) == 425_284

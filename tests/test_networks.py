@@ -123,7 +123,7 @@ def test_the_decoder_mirrors_the_encoder(hidden, key):
     decoder = networks.make_decoder(config, (5,), 1)
 
     def widths(network, shape):
-        params = jax.eval_shape(network.init, key, jax.ShapeDtypeStruct(shape, float)).get("MLP_0", {})
+        params = jax.eval_shape(network.init, key, jax.ShapeDtypeStruct(shape, jnp.float32)).get("MLP_0", {})
         return [params[f"Dense_{i}"]["bias"].size for i in range(len(params))]
 
     assert widths(encoder, (1, 5)) == list(hidden)
