@@ -200,14 +200,12 @@ def test_the_best_bound_is_chosen_by_its_average():
 
 def test_q_star_is_the_best_diagonal_gaussian(correlated):
     """Mean that of the posterior, variances one over the precision's diagonal: Bishop (2006), section 10.1.2."""
-    config = make_config()
+    config = make_config(**{"fit.num_samples": 64})
     run = gaps.make_runner(config, parallel.HERE, lambda *done: None)
     examples = {name: correlated.examples[name] for name in ("image", "key", "rows")}
     star, _ = gaps.own_family(correlated.model, correlated.params, examples, config, run)
-    for name, expected in (("mean", correlated.mean), ("log_std", correlated.log_std)):
-        error = star["rows"][name] - expected
-        # the noise of 8 samples a step: over seeds 0.004 to 0.007 in the mean, 0.004 to 0.006 in log_std, at most 0.021
-        assert np.sqrt((error**2).mean()) < 0.01 and np.abs(error).max() < 0.03
+    np.testing.assert_allclose(star["rows"]["mean"], correlated.mean, atol=0.02)
+    np.testing.assert_allclose(star["rows"]["log_std"], np.broadcast_to(correlated.log_std, (NUM, LATENT)), atol=0.04)
 
 
 def test_neither_chunks_nor_devices_change_a_number(correlated):
