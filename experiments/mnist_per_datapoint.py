@@ -15,7 +15,7 @@ def get_config(variant=""):
     config = configs.from_experiment(Path(__file__).with_name("mnist.py"), variant)
     config.data.binarization = "fixed"
     config.inference.kind = "per_datapoint"
-    config.inference.start = "prior"
-    config.inference.learning_rate = 0.1
-    config.inference.inner_steps = 3
+    config.inference.start = "zeros"
+    config.inference.learning_rate = 0.3
+    config.inference.inner_steps = 10
     return config

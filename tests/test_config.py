@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vae_jax import config as configs
-from vae_jax import inference, model, networks, objectives, optimizer
+from vae_jax import data, inference, model, networks, objectives, optimizer
 
 
 def config_with(field, value):
@@ -124,6 +124,11 @@ def test_what_is_no_config_is_refused(value):
         ({"data.name": "ppca", "data.binarization": "none"}, ("model.likelihood = bernoulli", "use normal")),
         ({"inference.kind": "per_datapoint"}, ("per_datapoint", "binarization = dynamic", "binarization=fixed")),
         (
+            {"objective.name": "miwae", "objective.num_samples": 5, "objective.groups": 2},
+            ("objective.groups = 2", "objective.num_samples = 5"),
+        ),
+        ({"objective.name": "tvo"}, ("objective.name = tvo", "objective.num_samples >= 2")),
+        (
             {"inference.kind": "per_datapoint", "data.binarization": "fixed", "inference.start": "encoder"},
             ("inference.start = encoder", "inference.encoder_run"),
         ),
@@ -140,8 +145,8 @@ def test_pairs_that_cannot_work_name_both_and_a_way_on(settings, named):
 @pytest.mark.parametrize(
     "field, table",
     [
-        ("model.encoder", networks.ENCODERS),
-        ("model.decoder", networks.DECODERS),
+        ("model.encoder", networks.NETWORKS),
+        ("model.decoder", networks.NETWORKS),
         ("model.activation", networks.ACTIVATIONS),
         ("model.posterior", model.POSTERIORS),
         ("model.prior", model.PRIORS),
@@ -149,6 +154,7 @@ def test_pairs_that_cannot_work_name_both_and_a_way_on(settings, named):
         ("inference.kind", inference.INFERENCES),
         ("inference.start", {**inference.STARTS, "encoder": "the rows of another run's encoder"}),
         ("objective.name", objectives.OBJECTIVES),
+        ("data.condition", {**data.CONDITIONS, "none": "as it comes"}),
         ("optimizer.name", optimizer.OPTIMIZERS),
         ("optimizer.schedule", optimizer.SCHEDULES),
     ],

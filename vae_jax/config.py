@@ -10,6 +10,8 @@ import runpy
 import ml_collections
 from ml_collections import ConfigDict
 
+from vae_jax import pairs
+
 
 class ConfigError(ValueError):
     """One readable line: the field, its value, what is allowed."""
@@ -21,13 +23,13 @@ def default():
     config.seed = 0  # initialization, order of examples and training noise
     config.init_from = ""  # RUN or RUN@STEP: the parameters of another run to start from; set by --init_from
 
-    for add_keys in (data_keys, inference_keys, training_keys, evaluation_keys, gaps_keys, figure_keys):
+    for add_keys in (data_keys, model_keys, inference_keys, training_keys, evaluation_keys, gaps_keys, figure_keys):
         add_keys(config)
     return config
 
 
 def data_keys(config):
-    """The data, and the model of them."""
+    """The data."""
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, mnist, fashion_mnist, kmnist, ppca, npz, or any TFDS name
     config.data.manual_dir = ""  # a directory that holds the official files
@@ -38,16 +40,36 @@ def data_keys(config):
     config.data.binarization_seed = 0  # of 'fixed'
     config.data.streams = 0  # example i is in stream i mod streams; 0: the largest power of two <= 8 dividing the batch
 
+    config.data.condition = "none"  # given to encoder, decoder and prior: label; upper: x is the lower half given it
+
+
+def model_keys(config):
+    """Families and networks."""
     config.model = ConfigDict()
-    config.model.latent_dim = 50  # Z, numbers in z
+    config.model.latent_dim = 50  # Z, numbers in z; of a two-layer model, in z1
     config.model.encoder = "mlp"  # network from x to the rows of q(z|x)
     config.model.decoder = "mlp"  # network from z to p(x|z)
     config.model.hidden = (200, 200)  # encoder widths from x to z; the decoder mirrors them
+    config.model.channels = (
+        32,
+        64,
+    )  # conv and resnet: the encoder's before the hidden layers; the decoder mirrors them
     config.model.activation = "tanh"  # between the layers
     config.model.posterior = "normal"  # family of q(z|x)
+    config.model.rank = 2  # of the low_rank posterior, beside its diagonal
+    config.model.flow_layers = 4  # of a flow, posterior or prior
+    config.model.flow_width = 100  # of the hidden layer in each coupling or autoregressive layer
+    config.model.flow_context = 50  # coupling and iaf posteriors: numbers that the encoder tells the flow of each x
     config.model.prior = "standard_normal"  # p(z)
+    config.model.components = 10  # of a mixture prior, or pseudo-inputs of a vamp prior
+    config.model.vamp_inputs = "learned"  # vamp prior: its pseudo-inputs; data: they stay the training images drawn
+    config.model.upper_dim = 50  # two_layer: numbers in z2
+    config.model.upper_hidden = (100, 100)  # two_layer: widths from z1 to z2; mirrored from z2, or a condition, to z1
     config.model.likelihood = "bernoulli"  # family of p(x|z)
-    config.model.sigma = 1.0  # standard deviation of the 'normal' likelihood
+    config.model.sigma = 1.0  # standard deviation of the normal likelihood, or where it begins
+    config.model.sigma_mode = "fixed"  # learned: one number; per_dimension; optimal: the batches' best, in closed form
+    config.model.levels = 256  # of an image's values, for categorical, logistic, logistic_mixture and beta_binomial
+    config.model.mixture_size = 5  # logistics for each pixel of logistic_mixture
 
 
 def inference_keys(config):
@@ -65,6 +87,8 @@ def inference_keys(config):
     config.inference.momentum = 0.5  # semi_amortized
     config.inference.clip_norm = 5.0  # semi_amortized: of one example's gradient; 0: none
     config.inference.stop_gradient = False  # semi_amortized: the outer gradient takes the refinement for a constant
+    config.inference.input_noise = 0.0  # denoising: standard deviation added to what the encoder sees in training
+    config.inference.input_dropout = 0.0  # denoising: share of x's elements that the encoder sees as 0 in training
 
     config.fit = ConfigDict()  # rows for held-out examples, the decoder frozen
     config.fit.learning_rate = 5e-2  # Adam on the rows
@@ -77,7 +101,19 @@ def inference_keys(config):
     config.objective.name = "elbo"  # what training ascends
     config.objective.num_samples = 1  # K draws of z for each example
     config.objective.kl = "auto"  # closed form where there is one; or monte_carlo
-    config.objective.beta = 1.0  # of the objective 'beta'
+    config.objective.beta = 1.0  # weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc
+    config.objective.reconstruction = 1.0  # beta: weight of the reconstruction; 0 leaves the KL alone
+    config.objective.schedule = "constant"  # of beta, or of capacity; linear and cyclical rise from 0
+    config.objective.schedule_epochs = 10  # linear: until the full weight
+    config.objective.cycles = 4  # cyclical: rises in a run, each over half a cycle
+    config.objective.capacity = 0.0  # capacity: nats of KL that are free of charge, and asked for
+    config.objective.free = 0.0  # free_bits: nats of KL of each dimension that are free of charge
+    config.objective.mmd = 10.0  # mmd: weight of the squared distance between aggregate posterior and prior
+    config.objective.code = 0.0  # autoencoder: weight of |z|^2 / 2
+    config.objective.alpha = 0.5  # vr: its order; ciwae: the share of the ELBO
+    config.objective.groups = 1  # miwae, piwae: groups of the K draws
+    config.objective.partitions = 5  # tvo: points of the Riemann sum
+    config.objective.first = 0.03  # tvo: the first of them after 0
 
 
 def training_keys(config):
@@ -163,15 +199,25 @@ CHANGEABLE = frozenset(
 
 ALLOWED = {
     "data.binarization": ("dynamic", "fixed", "threshold", "none"),
-    "model.encoder": ("mlp",),
-    "model.decoder": ("mlp",),
+    "data.condition": ("none", "label", "upper"),
+    "model.encoder": ("linear", "mlp", "conv", "resnet"),
+    "model.decoder": ("linear", "mlp", "conv", "resnet"),
     "model.activation": ("tanh", "relu", "elu", "gelu", "softplus", "swish"),
-    "model.posterior": ("normal",),
-    "model.prior": ("standard_normal",),
-    "model.likelihood": ("bernoulli", "normal"),
+    "model.posterior": ("normal", "full_normal", "low_rank", "planar", "coupling", "iaf", "two_layer", "dirac"),
+    "model.prior": ("standard_normal", "mixture", "vamp", "flow", "two_layer", "conditional"),
+    "model.likelihood": (
+        *("bernoulli", "continuous_bernoulli", "normal"),
+        *("categorical", "logistic", "logistic_mixture", "beta_binomial"),
+    ),
+    "model.sigma_mode": ("fixed", "learned", "per_dimension", "optimal"),
+    "model.vamp_inputs": ("learned", "data"),
     "inference.kind": ("amortized", "per_datapoint", "semi_amortized"),
     "inference.start": ("zeros", "prior", "encoder"),
-    "objective.name": ("elbo", "beta", "iwae"),
+    "objective.name": (
+        *("elbo", "beta", "capacity", "free_bits", "beta_tc", "mmd", "autoencoder"),
+        *("iwae", "stl", "dreg", "miwae", "piwae", "ciwae", "vr", "tvo"),
+    ),
+    "objective.schedule": ("constant", "linear", "cyclical"),
     "objective.kl": ("auto", "monte_carlo"),
     "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
     "optimizer.schedule": ("constant", "cosine"),
@@ -186,7 +232,14 @@ AT_LEAST = {
     "data.streams": 0,
     "model.latent_dim": 1,
     "objective.num_samples": 1,
-    "objective.beta": 0,
+    **dict.fromkeys(("objective.beta", "objective.reconstruction", "objective.capacity", "objective.free"), 0),
+    **dict.fromkeys(("objective.mmd", "objective.code", "objective.alpha"), 0),
+    **dict.fromkeys(("objective.schedule_epochs", "objective.cycles", "objective.groups", "objective.partitions"), 1),
+    **dict.fromkeys(("model.rank", "model.flow_layers", "model.flow_width", "model.components"), 1),
+    **dict.fromkeys(("model.upper_dim", "model.mixture_size"), 1),
+    "model.flow_context": 0,
+    "model.levels": 2,
+    "inference.input_noise": 0,
     "inference.learning_rate": 0,
     "inference.inner_steps": 1,
     "inference.steps": 0,
@@ -229,7 +282,10 @@ AT_LEAST = {
     "figures.count": 1,
 }
 
-FRACTIONS = ("optimizer.b1", "optimizer.b2", "optimizer.momentum", "optimizer.ema", "inference.momentum")  # in [0, 1)
+FRACTIONS = (  # in [0, 1)
+    *("optimizer.b1", "optimizer.b2", "optimizer.momentum", "optimizer.ema"),
+    *("inference.momentum", "inference.input_dropout"),
+)
 
 
 def validate(config):
@@ -244,7 +300,9 @@ def validate(config):
     require("optimizer.final_fraction", config.optimizer.final_fraction, lambda v: 0 <= v <= 1, "a number in [0, 1]")
     require("model.sigma", config.model.sigma, lambda v: 0 < v < float("inf"), "a number > 0")
     widths = lambda v: all(isinstance(w, int) and w > 0 for w in v)
-    require("model.hidden", config.model.hidden, widths, "widths of the hidden layers, each an integer > 0")
+    for field in ("model.hidden", "model.channels", "model.upper_hidden"):
+        require(field, lookup(config, field), widths, "widths of layers, each an integer > 0")
+    require("objective.first", config.objective.first, lambda v: 0 < v < 1, "a number in (0, 1)")
     starts = lambda v: len(set(v)) == len(v) > 0 and set(v) <= {"q", "prior"}
     require("gaps.ais.starts", config.gaps.ais.starts, starts, "q, prior or both")
     for field in ("seed", "eval.seed", "data.binarization_seed"):
@@ -287,15 +345,13 @@ def flat(config, prefix=""):
 
 
 def validate_pairs(config):
-    """Combinations that cannot work, named with what to use instead."""
-    streams, batch = config.data.streams, config.train.batch_size
-    if streams and batch % streams:
-        raise ConfigError(f"config.data.streams = {streams} does not divide config.train.batch_size = {batch}")
-    if config.data.name == "npz" and not config.data.path:
-        raise ConfigError("config.data.path is empty: --config.data.path=FILE.npz names the arrays of data.name = npz")
-    if config.data.binarization == "none" and config.model.likelihood == "bernoulli" and config.data.name == "ppca":
-        raise ConfigError("config.model.likelihood = bernoulli needs data in [0, 1]: use normal for data.name = ppca")
-    validate_inference(config)
+    """Raises ConfigError for a combination that cannot work: it names both keys, why, and what to use instead."""
+    for one, other, why in pairs.IMPOSSIBLE:
+        if pairs.holds(one, config) and pairs.holds(other, config):
+            raise ConfigError(f"config.{pairs.shown(one, config)} cannot go with {pairs.shown(other, config)}: {why}")
+    for broken, message in pairs.numbers(config):
+        if broken:
+            raise ConfigError(message)
 
 
 def from_experiment(path, variant=""):
@@ -310,18 +366,6 @@ def by_variant(variant, settings):
             f"variant {variant!r} of --config: expected one of {', '.join(filter(None, settings)) or 'none'}"
         )
     return settings[variant]
-
-
-def validate_inference(config):
-    """What a way of finding q cannot work with."""
-    inference = config.inference
-    if inference.kind == "per_datapoint" and config.data.binarization == "dynamic":
-        raise ConfigError(
-            "config.inference.kind = per_datapoint keeps one q for one fixed x, and config.data.binarization = dynamic "
-            "draws x anew at every step: use --config.data.binarization=fixed"
-        )
-    if inference.kind == "per_datapoint" and inference.start == "encoder" and not inference.encoder_run:
-        raise ConfigError("config.inference.start = encoder needs config.inference.encoder_run = RUN, an amortized run")
 
 
 def in_groups(key, groups):

@@ -50,6 +50,8 @@ def load(config):
     """`config.data` -> Dataset, cut to `num_train`, drawn once if `binarization` is 'fixed'. Raises DataError."""
     dataset = SETS.get(config.name, tfds_set)(config)
     dataset = keep_first(dataset, config.num_train)
+    if config.condition != "none":
+        dataset = CONDITIONS[config.condition](dataset)
     if config.binarization != "none":
         require_unit_interval(dataset, config.binarization)
     if config.binarization == "fixed":
@@ -99,6 +101,30 @@ def keep_first(dataset, num_train):
         return dataset
     return dataset._replace(train=take(dataset.train, slice(num_train)), info=info._replace(num_train=num_train))
 
+
+def given_label(dataset):
+    """Every example with its label, one-hot, as its condition. Raises DataError where there are none."""
+    info = dataset.info
+    if not info.num_classes:
+        raise DataError(f"data {info.name!r} has no labels: config.data.condition = label needs them; use none")
+    splits = (s._replace(condition=np.eye(info.num_classes, dtype=np.float32)[s.label]) for s in dataset[:3])
+    return Dataset(*splits, info._replace(condition_shape=(info.num_classes,)), dataset.provenance)
+
+
+def given_upper(dataset):
+    """The lower half of every image, with the upper half, grey, as its condition. Raises DataError for no images."""
+    info = dataset.info
+    if len(info.event_shape) < 2:
+        raise DataError(f"data {info.name!r} are no images: config.data.condition = upper needs rows; use none")
+    (low, high), half = info.value_range, info.event_shape[0] // 2
+    upper = lambda image: ((image[:, :half] - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+    splits = (s._replace(image=s.image[:, half:], condition=upper(s.image)) for s in dataset[:3])
+    event_shape = (info.event_shape[0] - half, *info.event_shape[1:])
+    info = info._replace(event_shape=event_shape, condition_shape=(half, *info.event_shape[1:]))
+    return Dataset(*splits, info, dataset.provenance)
+
+
+CONDITIONS = {"label": given_label, "upper": given_upper}
 
 # ---- from a stored image to x
 

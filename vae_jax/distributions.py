@@ -38,13 +38,17 @@ def sum_event(log_prob, event_ndims):
     return flat_event(log_prob, event_ndims).sum(-1)
 
 
+def typed(key):
+    """A key, or an array of them, of the new style; `jax.random.PRNGKey` makes the old one."""
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
 def standard_normal(key, sample_shape, shape):
     """eps ~ N(0, 1), `[*sample_shape, *shape]`, from one key, or from a key array `[B]` with B = shape[0].
 
     With a key per row a row's noise depends on its own key alone, whatever the batch around it. The key is consumed.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)  # an old-style uint32 key
+    key = typed(key)
     if key.ndim == 0:
         return jax.random.normal(key, (*sample_shape, *shape))
     if key.shape != shape[:1]:

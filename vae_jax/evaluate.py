@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.distributions import Normal
 from vae_jax.elbo import draw, elbo_fn, score
+from vae_jax.flows import DRAWS_ONLY
+from vae_jax.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.inference import fit_rows, fold_in_each
 from vae_jax.parallel import HERE
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
-BINARIZE, DRAW, REFINE, FIT, START = range(5)  # what an example's key is used for
+BINARIZE, DRAW, REFINE, FIT, START, MEAN = range(6)  # what an example's key is used for
 SAMPLES_AT_ONCE = 50  # draws decoded together for one example
 ACTIVE = 1e-2  # a latent dimension is active if the variance over x of E_q[z|x] is above this; Burda et al. (2016), 5.2
 
@@ -59,7 +62,13 @@ def sample_terms(model, params, chunk, number):
 
 @partial(jax.jit, static_argnums=(0, 3))
 def elbo_terms(model, params, chunk, num_samples):
-    """ELBO, E_q log p(x|z) and KL of each example [B], nats, averaged over `num_samples` draws."""
+    """ELBO, E_q log p(x|z) and KL of each example [B], nats, averaged over `num_samples` draws.
+
+    Of an autoencoder, whose q has no density, the reconstruction log p(x|z) alone.
+    """
+    q = model.make_q(params, chunk["rows"])
+    if isinstance(q, Dirac):
+        return {"log_likelihood": bound(model, params, chunk)(None, chunk["image"], q)}
     terms = jax.lax.map(lambda k: sample_terms(model, params, chunk, k), jnp.arange(num_samples))
     return {"elbo": terms.elbo.mean(0), "log_likelihood": terms.log_likelihood.mean(0), "kl": terms.kl.mean(0)}
 
@@ -107,21 +116,41 @@ def infer_rows(model, params, chunk):
     return model.infer(params, (), fold_in_each(chunk["key"], REFINE), chunk, bound(model, params, chunk))
 
 
-def bound(model, params, chunk, num_samples=1):
-    """(keys [B], x, q) -> ELBO [B] under the model, for inference to ascend."""
-    condition = chunk.get("condition")
-    decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
-    return lambda keys, x, q: elbo_fn(keys, x, q, decode, prior, num_samples).elbo
+def bound(model, params, chunk, num_samples=1, landing=False):
+    """(keys [B], x, q) -> ELBO [B] under the model, for inference to ascend; of an autoencoder the reconstruction.
 
-
-def landing_bound(model, params, chunk, num_samples):
-    """The same bound with q's parameters stopped in log q, for fits: at the optimum its gradient has no noise.
-
-    Sticking the landing, Roeder et al. (2017).
+    With `landing` q's parameters are stopped in log q, for fits: at the optimum the gradient has no noise. Sticking the
+    landing, Roeder et al. (2017). A flow whose density is known at its own draws only goes without.
     """
     condition = chunk.get("condition")
     decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
-    return lambda keys, x, q: score(x, *draw(keys, q, num_samples, stop="q"), decode, prior).elbo
+
+    def value(keys, x, q):
+        if isinstance(q, Dirac):
+            return decode(q.mean[None]).log_prob(x)[0]
+        if landing and not isinstance(q, DRAWS_ONLY):
+            return score(x, *draw(keys, q, num_samples, stop="q"), decode, prior).elbo
+        return elbo_fn(keys, x, q, decode, prior, num_samples).elbo
+
+    return value
+
+
+MEAN_DRAWS = 64  # from which the mean of a q without a formula for it is estimated
+
+
+def latent_means(model, params, examples, config, spread):
+    """E_q[z|x] of examples that have rows, `[N, Z]`, of a two-layer model a dict of such."""
+    size = max(1, config.chunk_rows // MEAN_DRAWS)
+    return in_chunks(lambda chunk: mean_of_q(model, params, chunk), examples, size, spread)
+
+
+@partial(jax.jit, static_argnums=0)
+def mean_of_q(model, params, chunk):
+    q = model.make_q(params, chunk["rows"])
+    if isinstance(q, Normal | FullNormal | LowRankNormal | Dirac):
+        return q.mean
+    z = q.sample(fold_in_each(chunk["key"], MEAN), (MEAN_DRAWS,))
+    return jax.tree.map(lambda z: z.mean(0), z)
 
 
 def fit_examples(model, params, examples, fit, chunk_rows, spread):
@@ -139,7 +168,7 @@ def fit_chunk(model, params, chunk, fit):
 @partial(jax.jit, static_argnums=(0, 3))
 def fit_from(model, params, chunk, fit):
     """The rows that ascend each example's bound from chunk['rows'], the parameters frozen; `fit` is like config.fit."""
-    value_of = landing_bound(model, params, chunk, fit.num_samples)
+    value_of = bound(model, params, chunk, fit.num_samples, landing=True)
     value = lambda keys, rows: value_of(keys, chunk["image"], model.make_q(params, rows))
     options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
     return fit_rows(value, chunk["rows"], chunk["key"], **options)[0]
@@ -152,8 +181,10 @@ def bound_numbers(model, params, examples, event_shape, config, spread):
     """ELBO and its terms over examples that have 'rows': {name: {value, stderr, unit}}."""
     function = lambda chunk: elbo_terms(model, params, chunk, config.elbo_samples)
     terms = in_chunks(function, examples, config.chunk_rows, spread)
-    numbers = {name: summarize(terms[name]) for name in TERMS}
-    return numbers | {"elbo_bits_per_dim": summarize(bits_per_dim(terms["elbo"], event_shape), "bits/dim")}
+    numbers = {name: summarize(terms[name]) for name in TERMS if name in terms}
+    if "elbo" in terms:
+        numbers["elbo_bits_per_dim"] = summarize(bits_per_dim(terms["elbo"], event_shape), "bits/dim")
+    return numbers
 
 
 def likelihood_numbers(model, params, examples, event_shape, config, spread, progress):
@@ -171,23 +202,26 @@ def likelihood_numbers(model, params, examples, event_shape, config, spread, pro
 
 
 def all_numbers(model, params, examples, event_shape, config, spread, progress):
-    """Everything a finished run reports of a split."""
-    units = active_units(examples["rows"]["mean"])
-    return {
-        **bound_numbers(model, params, examples, event_shape, config, spread),
-        **likelihood_numbers(model, params, examples, event_shape, config, spread, progress),
-        "active_units": {"value": units, "stderr": None, "unit": f"of {examples['rows']['mean'].shape[-1]}"},
-    }
+    """Everything a finished run reports of a split, whose examples have rows and the mean of q."""
+    numbers = bound_numbers(model, params, examples, event_shape, config, spread)
+    if "elbo" in numbers:
+        numbers |= likelihood_numbers(model, params, examples, event_shape, config, spread, progress)
+    layers = examples["mean"] if isinstance(examples["mean"], dict) else {"": examples["mean"]}
+    for layer, mean in layers.items():
+        name = "_".join(filter(None, ("active_units", layer)))
+        numbers[name] = {"value": active_units(mean), "stderr": None, "unit": f"of {mean.shape[-1]}"}
+    return numbers
 
 
 @partial(jax.jit, static_argnums=0)
 def reconstruct(model, params, chunk):
     """The mean of p(x|z) at the mean of q(z|x), [B, *event]."""
-    return model.decode(params, chunk["rows"]["mean"][None], chunk.get("condition")).mean[0]
+    z = jax.tree.map(lambda mean: mean[None], chunk["mean"])
+    return model.decode(params, z, chunk.get("condition")).mean[0]
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def prior_means(model, params, key, count, condition=None):
     """The mean of p(x|z) at `count` draws of z from the prior, [count, *event]. The key is consumed."""
-    z = model.prior(params, condition).sample(key, (count,))
-    return model.decode(params, z[None], condition).mean[0]
+    z = model.sample_prior(params, key, count, condition)
+    return model.decode(params, z, condition).mean[0]

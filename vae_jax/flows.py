@@ -1,12 +1,16 @@
-"""Posteriors that bend a Gaussian: affine coupling layers. Dinh, Sohl-Dickstein and Bengio (2017), RealNVP.
+"""Posteriors and priors that bend a Gaussian: affine coupling, inverse autoregressive and planar layers.
 
     eps ~ N(0, I),   u = f_L(...f_1(eps)),   z = mean + exp(log_std) u
-    f_l:  u' = m u + (1 - m) (u exp(s) + t),   s, t = net_l(m u, context),   |s| < MAX_SCALE       their eq. 7 to 9
-    log q(z) = log N(eps; 0, I) - sum_l sum (1 - m) s_l - sum log_std
+    log q(z) = log N(eps; 0, I) - sum_l log |det df_l / du| - sum log_std
 
-m is a mask of zeros and ones: a layer moves one part of u by what the other part says, so its inverse is as cheap as
-itself. The flow works on standardized u, whatever the scale of the posterior; with `init_coupling`'s weights it is the
-identity and z is Gaussian. Everything follows the protocol of distributions.py, and every parameter is a leaf.
+    coupling        u' = m u + (1 - m) (u exp(s) + t),  s, t = net(m u, context)     Dinh et al. (2017), eq. 7 to 9
+    autoregressive  u'_i = u_i exp(s_i) + t_i,  s_i, t_i = net(u_<i, context)        Kingma et al. (2016), eq. 10
+    planar          u' = u + v tanh(w.u + b)                                         Rezende and Mohamed (2015), eq. 10
+
+m is a mask of zeros and ones: a coupling layer moves one part of u by what the other part says, so its inverse is as
+cheap as itself. The other two have their density at their own draws only. A flow works on standardized u, whatever the
+scale of the posterior; with `init_coupling`'s or `init_autoregressive`'s weights it is the identity and z is Gaussian.
+Everything follows the protocol of distributions.py, and every parameter is a leaf.
 """
 
 import math
@@ -37,16 +41,7 @@ class CouplingFlow:
 
     def sample_and_log_prob(self, key, sample_shape=()):
         """A draw and its log density from the noise that made it, with no inversion. The key is consumed."""
-        eps = standard_normal(key, sample_shape, self.mean.shape)
-
-        def forward(carry, layer):
-            u, log_scale = carry
-            scale, shift = self.scale_and_shift(layer, u)
-            return (u * jnp.exp(scale) + shift, log_scale + scale.sum(-1)), None
-
-        start = (eps, jnp.zeros_like(eps[..., 0]))
-        (u, log_scale), _ = jax.lax.scan(forward, start, self.layers())
-        return self.mean + std_from_log(self.log_std) * u, base_log_prob(eps, self.log_std) - log_scale
+        return push(self, key, sample_shape, affine_step(self.scale_and_shift), self.layers())
 
     def log_prob(self, value):
         """log q(value): the layers are undone from the last to the first, each in closed form."""
@@ -70,11 +65,105 @@ class CouplingFlow:
     def scale_and_shift(self, layer, u):
         """What a layer does to u `[..., B, Z]`: log scale and shift, both 0 in the part that it keeps."""
         keep, weights = layer
-        context = jnp.broadcast_to(self.context, (*u.shape[:-1], self.context.shape[-1]))
-        hidden = jnp.concatenate([keep * u, context], axis=-1)
-        hidden = jnp.tanh(affine(weights["in"], weights["in_bias"], hidden))
-        scale, shift = jnp.split(affine(weights["out"], weights["out_bias"], hidden), 2, axis=-1)
-        return (1 - keep) * MAX_SCALE * jnp.tanh(scale / MAX_SCALE), (1 - keep) * shift
+        scale, shift = network(weights, keep * u, self.context)
+        return (1 - keep) * scale, (1 - keep) * shift
+
+
+@distribution("mean", "log_std", "context", "weights")
+class InverseAutoregressiveFlow:
+    """q(z) of a Gaussian sent through autoregressive layers, each in the opposite order; z `[K, B, Z]`.
+
+    mean, log_std: `[B, Z]`. context: `[B, C]`. weights: a dict as from `init_autoregressive`, shared by the batch.
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+    context: jax.Array
+    weights: dict
+
+    def sample(self, key, sample_shape=()):
+        return self.sample_and_log_prob(key, sample_shape)[0]
+
+    def sample_and_log_prob(self, key, sample_shape=()):
+        """A draw and its log density from the noise that made it. The key is consumed."""
+        into, out = autoregressive_masks(*self.weights["in"].shape, self.mean.shape[-1])
+        weights = {**self.weights, "in": into * self.weights["in"], "out": out * self.weights["out"]}
+        step = affine_step(lambda layer, u: network(layer, u, self.context))
+        return push(self, key, sample_shape, step, weights)
+
+    def log_prob(self, value):
+        """Raises ValueError: at a value drawn elsewhere it takes Z passes one after the other."""
+        raise ValueError(DRAWS_ONLY_ERROR.format("inverse autoregressive flow ('iaf')"))
+
+
+@distribution("mean", "log_std", "weights")
+class PlanarFlow:
+    """q(z) of a Gaussian sent through planar layers of each example's own; z `[K, B, Z]`.
+
+    mean, log_std: `[B, Z]`. weights: {'w', 'v' `[B, layers, Z]`, 'b' `[B, layers]`}; where w.v < -1 would fold the
+    plane, v is moved along w (their appendix A.1), so that v = 0 is the identity.
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+    weights: dict
+
+    def sample(self, key, sample_shape=()):
+        return self.sample_and_log_prob(key, sample_shape)[0]
+
+    def sample_and_log_prob(self, key, sample_shape=()):
+        """A draw and its log density from the noise that made it. The key is consumed."""
+        layers = {name: jnp.moveaxis(leaf, 1, 0) for name, leaf in self.weights.items()}
+        return push(self, key, sample_shape, planar_step, layers)
+
+    def log_prob(self, value):
+        """Raises ValueError: a planar layer has no inverse in closed form."""
+        raise ValueError(DRAWS_ONLY_ERROR.format("planar flow"))
+
+
+DRAWS_ONLY = (InverseAutoregressiveFlow, PlanarFlow)
+DRAWS_ONLY_ERROR = (
+    "the density of an {} is known at its own draws only, and something asks for it elsewhere: use the posterior "
+    "'coupling', or an objective that leaves q as it is"
+)
+
+
+def push(q, key, sample_shape, step, layers):
+    """Draws eps, sends it through the layers `step((u, log_det), layer)` and to q's mean and scale: (z, log q(z))."""
+    eps = standard_normal(key, sample_shape, q.mean.shape)
+    (u, log_det), _ = jax.lax.scan(step, (eps, jnp.zeros_like(eps[..., 0])), layers)
+    return q.mean + std_from_log(q.log_std) * u, base_log_prob(eps, q.log_std) - log_det
+
+
+def affine_step(scale_and_shift):
+    """u' = u exp(s) + t with (s, t) = scale_and_shift(layer, u), as a step of `push`."""
+
+    def step(carry, layer):
+        u, log_det = carry
+        scale, shift = scale_and_shift(layer, u)
+        return (u * jnp.exp(scale) + shift, log_det + scale.sum(-1)), None
+
+    return step
+
+
+def planar_step(carry, layer):
+    """u' = u + v' tanh(w.u + b) with w.v' = softplus(w.v + log(e - 1)) - 1 > -1."""
+    (u, log_det), (w, v) = carry, (layer["w"], layer["v"])
+    dot = (w * v).sum(-1)
+    # w.v' - w.v, which is exactly 0 at 0; below -80, where e^-w.v is too large, it is a line
+    more = jnp.log1p(jnp.expm1(-jnp.maximum(dot, -80)) / math.e) + jnp.maximum(-80 - dot, 0)
+    v = v + (more / jnp.maximum((w**2).sum(-1), 1e-12))[..., None] * w
+    h = jnp.tanh((w * u).sum(-1) + layer["b"])
+    stretch = (w * v).sum(-1) * (1 - h**2)
+    return (u + v * h[..., None], log_det + jnp.log1p(jnp.maximum(stretch, -1 + 1e-6))), None
+
+
+def network(weights, u, context):
+    """Log scale, within MAX_SCALE, and shift `[..., B, Z]` by one hidden layer from u `[..., B, Z]` and a context."""
+    context = jnp.broadcast_to(context, (*u.shape[:-1], context.shape[-1]))
+    hidden = jnp.tanh(affine(weights["in"], weights["in_bias"], jnp.concatenate([u, context], axis=-1)))
+    scale, shift = jnp.split(affine(weights["out"], weights["out_bias"], hidden), 2, axis=-1)
+    return MAX_SCALE * jnp.tanh(scale / MAX_SCALE), shift
 
 
 def base_log_prob(eps, log_std):
@@ -96,6 +185,21 @@ def masks(layers, latent_dim):
     return jnp.where(number % 2 == 0, chosen, 1 - chosen).astype(float)
 
 
+def autoregressive_masks(layers, inputs, width, latent_dim):
+    """Masks of the two matrices of each layer, `[layers, inputs, width]` and `[layers, width, 2 Z]`. Germain (2015).
+
+    Input i has degree i, from the front or, in odd layers, from the back; hidden units see degrees up to their own and
+    are seen by outputs of higher degree, and by all see the context.
+    """
+    forward = jnp.arange(1, latent_dim + 1)
+    degree = jnp.where((jnp.arange(layers) % 2 == 0)[:, None], forward, forward[::-1])
+    hidden = jnp.arange(width) * latent_dim // width
+    into = (degree[:, :, None] <= hidden).astype(float)
+    context = jnp.ones((layers, inputs - latent_dim, width))
+    out = (hidden[:, None] < jnp.concatenate([degree, degree], axis=-1)[:, None]).astype(float)
+    return jnp.concatenate([into, context], axis=1), out
+
+
 def init_coupling(key, latent_dim, layers, width, context=0):
     """Weights of `layers` coupling layers with one tanh hidden layer each, at which the flow is the identity.
 
@@ -104,6 +208,11 @@ def init_coupling(key, latent_dim, layers, width, context=0):
     """
     if latent_dim < 2:
         raise ValueError(f"a coupling flow needs latent_dim >= 2, got {latent_dim}: one part of z moves the other")
+    return init_autoregressive(key, latent_dim, layers, width, context)
+
+
+def init_autoregressive(key, latent_dim, layers, width, context=0):
+    """The same weights for autoregressive layers, which take any `latent_dim`. The key is consumed."""
     inputs = latent_dim + context
     limit = math.sqrt(6 / (inputs + width))
     return {

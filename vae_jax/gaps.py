@@ -220,7 +220,7 @@ def simulate(model, params, chunk):
     def one(example):
         z_key, x_key = jax.random.split(example["key"])
         condition = example["condition"][None] if "condition" in example else None
-        z = model.prior(params, condition).sample(z_key).reshape(1, 1, -1)
+        z = model.sample_prior(params, z_key, 1, condition)
         return {"z": z[0, 0], "image": model.decode(params, z, condition).sample(x_key)[0, 0]}
 
     return jax.vmap(one)({name: chunk[name] for name in ("key", "condition") if name in chunk})

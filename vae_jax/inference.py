@@ -158,13 +158,20 @@ def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
     return fit.average, fit.steps
 
 
+SMALL = 0.1  # what bends a Gaussian does not begin at 0: there its gradient may vanish
+
+
 def zero_rows(heads, keys):
-    """Rows of zeros: with a Gaussian posterior, q = N(0, I)."""
-    return {name: jnp.zeros((len(keys), *shape)) for name, shape in heads.items()}
+    """Means and log standard deviations of 0, with a Gaussian posterior q = N(0, I); the rest from N(0, SMALL^2)."""
+    rows = {name: jnp.zeros((len(keys), *heads[name])) for name in ("mean", "log_std") if name in heads}
+    for number, name in enumerate(sorted(heads.keys() - rows.keys())):
+        draw = jax.vmap(partial(jax.random.normal, shape=heads[name]))
+        rows[name] = SMALL * draw(fold_in_each(keys, number))
+    return rows
 
 
 def prior_rows(heads, keys):
-    """Zeros, but the means drawn from N(0, I): tells examples apart from the start."""
+    """`zero_rows`, but the means drawn from N(0, I): tells examples apart from the start."""
     draw = jax.vmap(partial(jax.random.normal, shape=heads["mean"]))
     return zero_rows(heads, keys) | {"mean": draw(keys)}
 

@@ -1,19 +1,22 @@
 """A model is a tuple of pure functions, wired together here from a config."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax import networks
-from vae_jax.distributions import Bernoulli, Normal, StandardNormal
+from vae_jax.config import ConfigError
+from vae_jax.families import LIKELIHOODS, POSTERIORS, PRIORS
 from vae_jax.inference import INFERENCES, STARTS
 
 
 class Model(NamedTuple):
-    """Pure functions over `params`, which devices share, and `local`, the table of per-datapoint rows, or ()."""
+    """Pure functions over `params`, which devices share, and `local`, the table of per-datapoint rows, or ().
+
+    z is an array `[K, B, Z]`, or for a two-layer model a dict of such.
+    """
 
     init: Callable  # (key, x_init [M, *event], condition=None) -> (params, local)
     infer: Callable  # (params, rows, key, batch, bound) -> rows; how q is found, see inference.py
@@ -22,52 +25,20 @@ class Model(NamedTuple):
     encode: Callable  # (params, x [B, *event], condition=None) -> rows
     decode: Callable  # (params, z [K, B, Z], condition=None) -> p(x|z)
     prior: Callable  # (params, condition=None) -> p(z)
-
-
-class Posterior(NamedTuple):
-    heads: Callable  # latent_dim -> {name: shape}, the rows that describe one q
-    make: Callable  # (params, rows) -> q
-
-
-class Likelihood(NamedTuple):
-    num_outputs: int  # what the decoder emits for each element of the event
-    make: Callable  # (config.model, outputs [..., *event, num_outputs], event_ndims) -> p(x|z)
-    bias: Callable  # mean image [*event] -> bias [*event, num_outputs] at which an untrained decoder emits that mean
-
-
-def bernoulli_bias(mean):
-    """The logit of the mean image, clipped to [1e-3, 1 - 1e-3]. Burda et al. (2016), published code."""
-    mean = jnp.clip(mean, 1e-3, 1 - 1e-3)
-    return jnp.log(mean / (1 - mean))[..., None]
-
-
-def normal_likelihood(config, outputs, event_ndims):
-    mean = outputs[..., 0]
-    return Normal(mean, jnp.full_like(mean, jnp.log(config.sigma)), event_ndims)
-
-
-POSTERIORS = {
-    "normal": Posterior(
-        heads=lambda latent_dim: {"mean": (latent_dim,), "log_std": (latent_dim,)},
-        make=lambda params, rows: Normal(rows["mean"], rows["log_std"]),
-    ),
-}
-
-PRIORS = {"standard_normal": lambda latent_dim, params, condition=None: StandardNormal((latent_dim,))}
-
-LIKELIHOODS = {
-    "bernoulli": Likelihood(1, lambda config, outputs, n: Bernoulli(outputs[..., 0], n), bernoulli_bias),
-    "normal": Likelihood(1, normal_likelihood, lambda mean: mean[..., None]),
-}
+    sample_prior: Callable  # (params, key, count, condition=None) -> z [1, count, ...]
+    settle: Callable = lambda params, old, gradient: params  # parameters after a step that have a rule of their own
 
 
 def make_model(config, info):
-    """The model that `config` describes, for data like `info` (event_shape); needs no data until `init`."""
-    posterior = POSTERIORS[config.model.posterior]
-    likelihood = LIKELIHOODS[config.model.likelihood]
+    """The model that `config` describes, for data like `info` (event_shape); needs no data until `init`.
+
+    Raises ConfigError for a network, prior or likelihood that cannot work with such data.
+    """
     event_shape = tuple(info.event_shape)
-    heads = posterior.heads(config.model.latent_dim)
-    encoder = networks.make_encoder(config.model, heads)
+    require_fit(config.model, event_shape, info.condition_shape)
+    posterior, prior = POSTERIORS[config.model.posterior](config.model), PRIORS[config.model.prior](config.model)
+    likelihood = LIKELIHOODS[config.model.likelihood](config.model, event_shape)
+    encoder = networks.make_encoder(config.model, posterior.heads)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
 
     def encode(params, x, condition=None):
@@ -78,28 +49,74 @@ def make_model(config, info):
         return encoder.apply(params["encoder"], x, condition)
 
     def decode(params, z, condition=None):
-        return likelihood.make(config.model, decoder.apply(params["decoder"], z, condition), len(event_shape))
+        z = z["z1"] if isinstance(z, dict) else z
+        return likelihood.make(params.get("likelihood", {}), decoder.apply(params["decoder"], z, condition))
+
+    def make_q(params, rows):
+        return posterior.make(params.get("posterior", {}), rows)
+
+    def make_prior(params, condition=None):
+        return prior.make(params.get("prior", {}), condition, lambda x: encode(params, x))
+
+    def sample_prior(params, key, count, condition=None):
+        shape = (1,) if prior.conditional else (1, count)
+        return make_prior(params, condition).sample(key, shape)
 
     def init(key, x_init, condition=None):
         """Networks from the key, the decoder's output bias from the mean of `x_init`; a table where rows are stored."""
-        encoder_key, decoder_key, table_key = jax.random.split(key, 3)
+        encoder_key, decoder_key, table_key, posterior_key, prior_key = jax.random.split(key, 5)
         condition = None if condition is None else condition[:1]
         decoder_params = decoder.init(decoder_key, jnp.zeros((1, 1, config.model.latent_dim)), condition)
         params = {"decoder": networks.with_output_bias(decoder_params, likelihood.bias(x_init.mean(0)))}
+        learned = {
+            "posterior": posterior.init(posterior_key),
+            "prior": prior.init(prior_key, x_init, condition),
+            "likelihood": likelihood.init(),
+        }
+        params |= {name: weights for name, weights in learned.items() if weights}
         if config.inference.kind == "per_datapoint":
             return params, start_rows(jax.random.split(table_key, info.num_train))
         return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
 
     def start_rows(keys):
         start = "zeros" if config.inference.start == "encoder" else config.inference.start
-        return STARTS[start](heads, keys)
+        return STARTS[start](posterior.heads, keys)
+
+    def settle(params, old, gradient):
+        if "likelihood" not in params:
+            return params
+        return {**params, "likelihood": likelihood.settle(*(tree["likelihood"] for tree in (params, old, gradient)))}
 
     return Model(
         init=init,
-        infer=INFERENCES[config.inference.kind](encode, posterior.make, config.inference),
+        infer=INFERENCES[config.inference.kind](encode, make_q, config.inference),
         start_rows=start_rows,
-        make_q=posterior.make,
+        make_q=make_q,
         encode=encode,
         decode=decode,
-        prior=partial(PRIORS[config.model.prior], config.model.latent_dim),
+        prior=make_prior,
+        sample_prior=sample_prior,
+        settle=settle,
     )
+
+
+def require_fit(config, event_shape, condition_shape):
+    """Raises ConfigError where data are not what a network, prior or likelihood of `config` (config.model) needs."""
+    for part in ("encoder", "decoder"):
+        if networks.NETWORKS[config[part]] is not None and len(event_shape) != 3:
+            raise ConfigError(
+                f"config.model.{part} = {config[part]} needs images [H, W, C], not {list(event_shape)}: use mlp"
+            )
+    if config.likelihood == "logistic_mixture" and event_shape[-1] not in (1, 3):
+        raise ConfigError(
+            f"config.model.likelihood = logistic_mixture needs a last axis of 1 or 3 channels, the data are "
+            f"{list(event_shape)}: use logistic"
+        )
+    if config.prior == "conditional" and not condition_shape:
+        raise ConfigError(
+            "config.model.prior = conditional needs data with a condition: use --config.data.condition=label"
+        )
+    if config.prior == "vamp" and condition_shape:
+        raise ConfigError(
+            "config.model.prior = vamp encodes pseudo-inputs that have no condition: use conditional, mixture or flow"
+        )

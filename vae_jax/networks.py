@@ -61,12 +61,14 @@ class MLPEncoder(nn.Module):
     widths: tuple
     activation: str
     heads: dict  # name -> shape
+    event_ndims: int | None = None  # how many of x's last axes the network takes; None: all but the first
 
     @nn.compact
     def __call__(self, x, condition=None):
-        h = with_condition(x.reshape(x.shape[0], -1), condition)
+        batch = x.shape[:1] if self.event_ndims is None else x.shape[: x.ndim - self.event_ndims]
+        h = with_condition(x.reshape(*batch, -1), condition)
         h = MLP(self.widths, self.activation)(h)
-        return {name: dense(math.prod(s), name)(h).reshape(-1, *s) for name, s in self.heads.items()}
+        return {name: dense(math.prod(s), name)(h).reshape(*batch, *s) for name, s in self.heads.items()}
 
 
 class MLPDecoder(nn.Module):
@@ -84,19 +86,106 @@ class MLPDecoder(nn.Module):
         return output.reshape(*z.shape[:-1], *self.event_shape, self.num_outputs)
 
 
-ENCODERS = {"mlp": MLPEncoder}
-DECODERS = {"mlp": MLPDecoder}
+class Residual(nn.Module):
+    """h + conv(act(conv(act(h)))), 3x3."""
+
+    activation: str
+
+    @nn.compact
+    def __call__(self, h):
+        act, features = ACTIVATIONS[self.activation], h.shape[-1]
+        return h + convolution(features)(act(convolution(features)(act(h))))
+
+
+def convolution(features, stride=1, name=None):
+    """3x3, Glorot-uniform weights, zero bias."""
+    return nn.Conv(features, (3, 3), (stride, stride), kernel_init=nn.initializers.glorot_uniform(), name=name)
+
+
+class ConvEncoder(nn.Module):
+    """x `[B, H, W, C]` -> a convolution of stride 2 for each of `channels`, then residual blocks -> MLPEncoder."""
+
+    channels: tuple
+    blocks: int
+    widths: tuple
+    activation: str
+    heads: dict
+
+    @nn.compact
+    def __call__(self, x, condition=None):
+        for features in self.channels:
+            x = ACTIVATIONS[self.activation](convolution(features, stride=2)(x))
+            for _ in range(self.blocks):
+                x = Residual(self.activation)(x)
+        return MLPEncoder(self.widths, self.activation, self.heads)(x, condition)
+
+
+class ConvDecoder(nn.Module):
+    """The mirror of ConvEncoder: doubles an image by repetition and convolves it; its output bias is one per pixel."""
+
+    channels: tuple
+    blocks: int
+    widths: tuple
+    activation: str
+    event_shape: tuple
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, z, condition=None):
+        act = ACTIVATIONS[self.activation]
+        height, width, depth = self.event_shape
+        sizes = [(height, width)]
+        for _ in self.channels:
+            sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+        h = MLP(self.widths, self.activation)(with_condition(z, condition))
+        h = act(dense(math.prod(sizes[-1]) * self.channels[-1])(h))
+        h = h.reshape(-1, *sizes[-1], self.channels[-1])
+        for features, (rows, columns) in zip(reversed(self.channels), reversed(sizes[:-1]), strict=True):
+            for _ in range(self.blocks):
+                h = Residual(self.activation)(h)
+            # not a transposed convolution: its weight gradient is ten times slower on a CPU
+            h = h.repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
+            h = act(convolution(features)(h))
+        h = nn.Conv(depth * self.num_outputs, (3, 3), use_bias=False, kernel_init=nn.initializers.glorot_uniform())(h)
+        return OutputBias(name="output")(h.reshape(*z.shape[:-1], *self.event_shape, self.num_outputs))
+
+
+class OutputBias(nn.Module):
+    """A bias for each element of the last four axes: [H, W, C, num_outputs]."""
+
+    @nn.compact
+    def __call__(self, h):
+        return h + self.param("bias", nn.initializers.zeros, h.shape[-4:])
+
+
+# name -> how many residual blocks follow each change of size; None: no convolutions
+NETWORKS = {"linear": None, "mlp": None, "conv": 0, "resnet": 1}
 
 
 def make_encoder(config, heads):
     """The encoder of `config` (config.model) as a Network; `heads` are the names and shapes of a row."""
-    return functional(ENCODERS[config.encoder](tuple(config.hidden), config.activation, heads))
+    widths, blocks = hidden(config, config.encoder), NETWORKS[config.encoder]
+    if blocks is None:
+        return functional(MLPEncoder(widths, config.activation, heads))
+    return functional(ConvEncoder(tuple(config.channels), blocks, widths, config.activation, heads))
 
 
 def make_decoder(config, event_shape, num_outputs):
     """The decoder of `config` (config.model) as a Network; its hidden widths mirror the encoder's."""
-    widths = tuple(reversed(config.hidden))
-    return functional(DECODERS[config.decoder](widths, config.activation, event_shape, num_outputs))
+    widths, blocks = hidden(config, config.decoder)[::-1], NETWORKS[config.decoder]
+    outputs = (config.activation, event_shape, num_outputs)
+    if blocks is None:
+        return functional(MLPDecoder(widths, *outputs))
+    return functional(ConvDecoder(tuple(config.channels), blocks, widths, *outputs))
+
+
+def hidden(config, name):
+    return () if name == "linear" else tuple(config.hidden)
+
+
+def make_heads(widths, activation, heads):
+    """A Network from vectors `[..., D]` to {name: `[..., *shape]`} by hidden layers."""
+    return functional(MLPEncoder(tuple(widths), activation, heads, event_ndims=1))
 
 
 def functional(module):

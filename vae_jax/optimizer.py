@@ -4,8 +4,23 @@ Every optimizer is built at a learning rate of one and its updates are scaled by
 All those listed are linear in it, and so the rate stays an argument of the compiled program, not a constant in it.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
+
+
+def matrices(params):
+    """What Muon orthogonalizes: matrices, each of a stack `[layers, I, O]`, and the kernels of convolutions; the rest,
+    and what is data rather than weights (pseudo-inputs), is Adam's."""
+    axes = {2: (0, 1), 3: (1, 2), 4: ((0, 1, 2), 3)}
+
+    def dimensions(path, leaf):
+        if leaf.ndim not in axes or getattr(path[-1], "key", None) == "inputs":
+            return None
+        return optax.contrib.MuonDimensionNumbers(*axes[leaf.ndim])
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
+
 
 OPTIMIZERS = {
     "adam": lambda c: optax.adam(1.0, b1=c.b1, b2=c.b2),
@@ -15,8 +30,14 @@ OPTIMIZERS = {
     "radam": lambda c: optax.radam(1.0, b1=c.b1, b2=c.b2),
     "rmsprop": lambda c: optax.rmsprop(1.0, decay=c.b2, momentum=c.momentum),
     "lion": lambda c: optax.lion(1.0, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
-    # matrices by Muon with momentum, everything else by Adam
-    "muon": lambda c: optax.contrib.muon(1.0, beta=c.momentum, adam_b1=c.b1, adam_b2=c.b2, weight_decay=c.weight_decay),
+    "muon": lambda c: optax.contrib.muon(
+        1.0,
+        beta=c.momentum,
+        adam_b1=c.b1,
+        adam_b2=c.b2,
+        weight_decay=c.weight_decay,
+        muon_weight_dimension_numbers=matrices,
+    ),
     "sgd": lambda c: optax.sgd(1.0, momentum=c.momentum or None),
 }
 

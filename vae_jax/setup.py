@@ -11,7 +11,7 @@ import numpy as np
 from vae_jax import checkpoint, data, evaluate, parallel, rundir, step, streams
 from vae_jax.config import ConfigError, default, num_streams, validate
 from vae_jax.model import Model, make_model
-from vae_jax.objectives import OBJECTIVES
+from vae_jax.objectives import OBJECTIVES, to_refine
 from vae_jax.optimizer import make_learning_rate, make_optimizer, make_row_optimizer
 
 CHECKPOINTS, BEST = "checkpoints", "checkpoints/best"
@@ -34,7 +34,7 @@ class Setup(NamedTuple):
 def make_setup(config, num_devices=0):
     """Data, model, optimizer and devices of a validated config. Raises one-line errors for what does not fit."""
     dataset = data.load(config.data)
-    if config.model.likelihood == "bernoulli":
+    if config.model.likelihood != "normal":
         data.require_unit_interval(dataset, config.data.binarization)
     count, batch = num_streams(config), config.train.batch_size
     num_devices = num_devices or parallel.largest_divisor(count)
@@ -77,6 +77,7 @@ def hyperparameters(config):
         "learning_rate": jnp.float32(config.optimizer.learning_rate),
         "row_learning_rate": jnp.float32(config.inference.learning_rate),
         "warmup_steps": jnp.float32(config.optimizer.warmup_steps),
+        "schedule_epochs": jnp.float32(config.objective.schedule_epochs),
         "objective": {name: jnp.float32(config.objective[name]) for name in weights},
     }
 
@@ -84,21 +85,72 @@ def hyperparameters(config):
 def make_program(setup):
     """program(num_steps) -> the compiled run of so many steps, see `step.make_run_steps`."""
     config = setup.config
-    function = OBJECTIVES[config.objective.name].function
     row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
     updates = step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
     train_step = step.make_train_step(
         setup.model,
         setup.optimizer,
-        partial(function, num_samples=config.objective.num_samples, kl=config.objective.kl),
+        make_objective(config, setup.dataset.info.num_train),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
+        weights=make_weights(config.objective, setup.epoch_steps, setup.num_steps),
+        refine=make_refine(config.objective),
         prepare=setup.prepare,
+        corrupt=make_corruption(config.inference),
         ema=config.optimizer.ema,
         rows=updates if has_table(config) else None,
         axis=parallel.DEVICES,
     )
     sizes = (config.train.batch_size, setup.dataset.info.num_train, num_streams(config))
     return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes, setup.mesh))
+
+
+def make_objective(config, num_train):
+    """The objective of a config with all its arguments but the weights."""
+    name, options = config.objective.name, {"num_samples": config.objective.num_samples, "kl": config.objective.kl}
+    objective = OBJECTIVES[name]
+    if objective.coupled:
+        options |= {"num_examples": num_train, "gather": parallel.DEVICES.gather}
+    return partial(objective.function, **options, **{option: config.objective[option] for option in objective.options})
+
+
+def make_refine(config):
+    """What refinement ascends under an objective that cannot serve, for `config` (config.objective); None if it can."""
+    name = to_refine(config.name)
+    options = {"num_samples": config.num_samples, "kl": config.kl}
+    return None if name == config.name else partial(OBJECTIVES[name].function, **options)
+
+
+SCHEDULED = {"beta": "beta", "beta_tc": "beta", "mmd": "beta", "capacity": "capacity"}  # objective -> weight
+
+
+def make_weights(config, epoch_steps, num_steps):
+    """weights(hyper, step) -> an objective's weights, one of them on the schedule of `config` (config.objective)."""
+
+    def share(hyper, step):
+        if config.schedule == "linear":  # Bowman et al. (2016)
+            return jnp.minimum(1.0, step / (hyper["schedule_epochs"] * epoch_steps))
+        within = step * config.cycles % num_steps / num_steps  # Fu et al. (2019): half a cycle up, half level
+        return jnp.minimum(1.0, 2 * within)
+
+    def weights(hyper, step):
+        values, name = hyper["objective"], SCHEDULED.get(config.name)
+        return values if config.schedule == "constant" else {**values, name: values[name] * share(hyper, step)}
+
+    return weights
+
+
+def make_corruption(config):
+    """(keys, x) -> what the encoder of a denoising model sees; None without noise. Vincent et al. (2008)."""
+    noise, dropout = config.input_noise, config.input_dropout
+    if not noise and not dropout:
+        return None
+
+    def corrupt(key, x):
+        kept, added = jax.random.split(key)
+        x = x + noise * jax.random.normal(added, x.shape)
+        return jnp.where(jax.random.bernoulli(kept, dropout, x.shape), 0, x)
+
+    return jax.vmap(corrupt)
 
 
 def has_table(config):
@@ -237,4 +289,5 @@ def with_rows(setup, params, examples, local=()):
         rows = evaluate.fit_examples(setup.model, params, examples, config.fit, config.eval.chunk_rows, spread)
     else:
         rows = evaluate.find_rows(setup.model, params, examples, config.eval, spread)
-    return {**examples, "rows": rows}
+    examples = {**examples, "rows": rows}
+    return {**examples, "mean": evaluate.latent_means(setup.model, params, examples, config.eval, spread)}

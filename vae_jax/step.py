@@ -16,7 +16,7 @@ from vae_jax import parallel, streams
 from vae_jax.inference import fold_in_each
 from vae_jax.parallel import ALONE
 
-BINARIZE, DRAW, REFINE, ROWS = range(4)  # what an example's key is used for
+BINARIZE, DRAW, REFINE, ROWS, CORRUPT = range(5)  # what an example's key is used for
 INIT, ORDER, NOISE = range(3)  # what the seed's key is used for
 
 
@@ -70,46 +70,65 @@ def init_state(model, optimizer, key, x_init, condition=None, *, with_ema=False,
     return State(jnp.int32(0), params, optimizer.init(params), ema, local)
 
 
-def make_loss(model, objective):
-    """loss(params, rows, batch, keys, hyper) -> (minus the sum over the batch of the objective, sums to report)."""
+def make_loss(model, objective, refine=None, corrupt=None):
+    """loss(params, rows, batch, keys, weights) -> (minus the sum over the batch of the objective, sums to report).
 
-    def loss(params, rows, batch, keys, hyper):
+    `refine` is the objective that semi-amortized inference ascends, by default the same, and `corrupt` (keys, x) -> x
+    what the encoder sees in place of x; see `make_train_step`.
+    """
+
+    def loss(params, rows, batch, keys, weights):
         condition = batch.get("condition")
         decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
-        value = lambda keys, x, q: objective(keys, x, q, decode, prior, **hyper["objective"])
-        bound = lambda keys, x, q: value(keys, x, q)[0]
-        rows = model.infer(params, rows, keys[REFINE], batch, bound)
+        value = lambda keys, x, q: objective(keys, x, q, decode, prior, **weights)
+        bound = lambda keys, x, q: (refine(keys, x, q, decode, prior) if refine else value(keys, x, q))[0]
+        seen = batch if corrupt is None else {**batch, "image": corrupt(keys[CORRUPT], batch["image"])}
+        rows = model.infer(params, rows, keys[REFINE], seen, bound)
         each, terms = value(keys[DRAW], batch["image"], model.make_q(params, rows))
         report = {"objective": each, "elbo": terms.elbo, "log_likelihood": terms.log_likelihood, "kl": terms.kl}
-        return -each.sum(), {name: values.sum() for name, values in report.items()}
+        # an autoencoder has no ELBO and no KL
+        return -each.sum(), {name: values.sum() for name, values in report.items() if values is not None}
 
     return loss
 
 
 def make_train_step(
-    model, optimizer, objective, *, learning_rate=lambda hyper, step: 1.0, prepare=None, ema=0.0, rows=None, axis=ALONE
+    model,
+    optimizer,
+    objective,
+    *,
+    learning_rate=lambda hyper, step: 1.0,
+    weights=lambda hyper, step: hyper["objective"],
+    refine=None,
+    prepare=None,
+    corrupt=None,
+    ema=0.0,
+    rows=None,
+    axis=ALONE,
 ):
     """train_step(key, hyper, state, batch) -> (state, metrics): one update from one batch, pure.
 
     optimizer: an optax transformation, its updates scaled by `learning_rate(hyper, step)`.
-    objective: (key, x, q, decode, prior, **hyper['objective']) -> (value [B], Elbo).
-    prepare: (keys [B], image [B, ...]) -> x, say binarization. batch: 'image', 'index' [B], and what the model wants;
+    objective: (key, x, q, decode, prior, **weights(hyper, step)) -> (value [B], Elbo).
+    refine: another such, without weights, for the refinement of rows where `objective` cannot serve.
+    prepare: (keys [B], image [B, ...]) -> x, say binarization. corrupt: (keys [B], x) -> x, of which the encoder alone
+    sees the result; refinement too ascends the bound of it. batch: 'image', 'index' [B], and what the model wants;
     with a table of rows, updated as `rows` says, also 'row' [B], where in the table its examples are.
     ema: decay of the parameters' average. axis: the devices beside this one; gradients are summed over all of them.
     metrics: means over the batch in nats, and norms. key: the run's noise key, into which step and example are folded.
     """
-    gradient = jax.grad(make_loss(model, objective), argnums=(0, 1), has_aux=True)
+    gradient = jax.grad(make_loss(model, objective, refine, corrupt), argnums=(0, 1), has_aux=True)
 
     def train_step(key, hyper, state, batch):
         step_key = jax.random.fold_in(key, state.step)
-        keys = [example_keys(step_key, batch["index"], use) for use in (BINARIZE, DRAW, REFINE, ROWS)]
+        keys = [example_keys(step_key, batch["index"], use) for use in range(5)]
         if prepare is not None:
             batch = {**batch, "image": prepare(keys[BINARIZE], batch["image"])}
-        params = axis.vary(state.params)
+        params, scalars = axis.vary(state.params), weights(hyper, state.step)
         local = take_rows(state.local, batch)
         if rows is not None:
-            local = inner_updates(gradient, rows, params, local, batch, keys, hyper, state.step)
-        (grads, row_grads), sums = gradient(params, rows_of(local), batch, keys, hyper)
+            local = inner_updates(gradient, rows, params, local, batch, keys, hyper, scalars, state.step)
+        (grads, row_grads), sums = gradient(params, rows_of(local), batch, keys, scalars)
         if rows is not None:
             local = update_rows(rows, local, row_grads, hyper, state.step)
         grads, sums = axis.sum((grads, sums))
@@ -117,7 +136,7 @@ def make_train_step(
         rate = learning_rate(hyper, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: rate * u, updates)
-        params = optax.apply_updates(state.params, updates)
+        params = model.settle(optax.apply_updates(state.params, updates), state.params, grads)
         metrics |= {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         metrics |= {"learning_rate": jnp.asarray(rate, float)}
         new = State(state.step + 1, params, opt_state, average(state, params, ema), put_rows(state.local, local, batch))
@@ -148,12 +167,12 @@ def update_rows(rows, local, gradient, hyper, step):
     return Local(jax.tree.map(lambda row, u: row + rate * u, local.rows, updates), opt_state)
 
 
-def inner_updates(gradient, rows, params, local, batch, keys, hyper, step):
+def inner_updates(gradient, rows, params, local, batch, keys, hyper, scalars, step):
     """All but the last of the inner updates of the batch's rows, the parameters held; each with draws of its own."""
 
     def one(local, number):
-        draws = [keys[BINARIZE], fold_in_each(keys[ROWS], number), keys[REFINE]]
-        (_, row_grads), _ = gradient(params, local.rows, batch, draws, hyper)
+        draws = [keys[BINARIZE], fold_in_each(keys[ROWS], number), *keys[REFINE:]]
+        (_, row_grads), _ = gradient(params, local.rows, batch, draws, scalars)
         return update_rows(rows, local, row_grads, hyper, step), None
 
     return jax.lax.scan(one, local, jnp.arange(rows.inner_steps - 1))[0] if rows.inner_steps > 1 else local

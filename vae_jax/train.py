@@ -106,21 +106,23 @@ def log_training(setup, metrics, done, seconds, log, progress):
     """The means over a window of steps: a record, and the progress bar."""
     means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
     log(done, "train", {**means, "seconds": seconds})
-    rate = len(metrics["elbo"]) * setup.config.train.batch_size / seconds
+    rate = len(metrics["objective"]) * setup.config.train.batch_size / seconds
     epoch = f"epoch {done / setup.epoch_steps:.4g}/{setup.config.train.epochs}"
-    numbers = f"objective {means['objective']:.2f}, ELBO {means['elbo']:.2f}"
+    shown = {"objective": "objective", "elbo": "ELBO"}
+    numbers = ", ".join(f"{label} {means[name]:.2f}" for name, label in shown.items() if name in means)
     progress.update(done, f"{epoch}, {numbers}, {rate:,.0f} examples/s")
 
 
 def evaluate_valid(setup, workdir, state, examples, log, progress):
     """The bound on valid: a record, a line, and a checkpoint if it is the best so far."""
     numbers = measure_bound(setup, setups.evaluation_params(state), examples)
-    done, elbo = int(state.step), numbers["elbo"]["value"]
-    earlier = [record["elbo"] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
+    judge = "elbo" if "elbo" in numbers else "log_likelihood"  # an autoencoder is chosen by its reconstruction
+    done, value = int(state.step), numbers[judge]["value"]
+    earlier = [record[judge] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
     log(done, "valid", {name: entry["value"] for name, entry in numbers.items()})
-    shown = ", ".join(f"{name} {terminal.number(numbers[name])}" for name in evaluate.TERMS)
+    shown = ", ".join(f"{name} {terminal.number(numbers[name])}" for name in evaluate.TERMS if name in numbers)
     progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {shown}")
-    if setup.config.train.select == "best" and elbo > max(earlier, default=-np.inf):
+    if setup.config.train.select == "best" and value > max(earlier, default=-np.inf):
         checkpoint.save(workdir / setups.BEST, done, state, keep=1)
 
 
@@ -198,8 +200,8 @@ def draw_figures(setup, workdir, params, examples, records):
             "The mean of p(x|z) at draws of z from the prior.",
         ),
     }
-    if setup.config.model.latent_dim == 2:
-        scatter = figures.latent_scatter(examples["rows"]["mean"], examples.get("label"))
+    if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
+        scatter = figures.latent_scatter(examples["mean"], examples.get("label"))
         pictures["latent"] = (scatter, "The mean of q(z|x) of every test image.")
     for name, (figure, _) in pictures.items():
         rundir.save_figure(workdir, name, figure)
