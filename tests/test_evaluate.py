@@ -50,7 +50,12 @@ def examples(linear_gaussian):
         i = np.arange(count) % len(lg.x)
         log_std = np.broadcast_to(lg.log_std + widen, lg.mean.shape)
         rows = {"mean": (lg.mean[i] + shift).astype(dtype), "log_std": log_std[i].astype(dtype)}
-        return {"image": lg.x[i].astype(dtype), "rows": rows, "key": evaluate.split_keys(SEED, "test", count)}
+        return {
+            "image": lg.x[i].astype(dtype),
+            "rows": rows,
+            "mean": rows["mean"],
+            "key": evaluate.split_keys(SEED, "test", count),
+        }
 
     return make
 
@@ -279,7 +284,7 @@ def measured():
     config = configs.default()
     config.model.hidden, config.model.latent_dim = (8,), 3
     config.eval.elbo_samples, config.eval.num_samples, config.eval.chunk_rows = 5, 60, 500
-    model = make_model(configs.validate(config), SimpleNamespace(event_shape=(8, 8, 1)))
+    model = make_model(configs.validate(config), SimpleNamespace(event_shape=(8, 8, 1), condition_shape=None))
     rng = np.random.default_rng(0)
     x = (rng.uniform(size=(24, 8, 8, 1)) < rng.uniform(size=(8, 8, 1))).astype(np.float32)
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -287,7 +292,7 @@ def measured():
     made = {"image": x, "key": evaluate.split_keys(0, "test", 24), "index": np.arange(24)}
     rows = evaluate.find_rows(model, params, made, SimpleNamespace(chunk_rows=10), parallel.HERE)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), rows, model.encode(params, x))
-    made["rows"] = rows
+    made["rows"], made["mean"] = rows, rows["mean"]
     measure = lambda: evaluate.all_numbers(
         model, params, made, (8, 8, 1), config.eval, parallel.HERE, lambda done: None
     )

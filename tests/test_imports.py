@@ -63,7 +63,7 @@ OUTSIDE = {
     "orbax": {"checkpoint"},
     "matplotlib": {"figures", "gaps", "posteriors"},
     "tensorflow_datasets": {"data", "files"},
-    "sklearn": {"data", "files"},
+    "sklearn": {"data", "files", "evaluate"},
     "tensorboardX": {"rundir"},
     "ml_collections": {"config"} | COMMANDS,
     "absl": COMMANDS,

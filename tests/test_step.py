@@ -17,6 +17,7 @@ NUM_EXAMPLES, BATCH, STREAMS = 70, 16, 8  # 70 = 8 * 8 + 6: streams of 8 and of 
 
 class Info:
     event_shape, num_train, num_classes, value_range = (4, 4, 1), NUM_EXAMPLES, 0, (0.0, 1.0)
+    condition_shape = None
 
 
 @pytest.fixture

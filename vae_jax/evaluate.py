@@ -16,6 +16,7 @@ from vae_jax.elbo import draw, elbo_fn, score
 from vae_jax.flows import DRAWS_ONLY
 from vae_jax.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.inference import fit_rows, fold_in_each
+from vae_jax.model import sample_prior
 from vae_jax.parallel import HERE
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
@@ -223,5 +224,21 @@ def reconstruct(model, params, chunk):
 @partial(jax.jit, static_argnums=(0, 3))
 def prior_means(model, params, key, count, condition=None):
     """The mean of p(x|z) at `count` draws of z from the prior, [count, *event]. The key is consumed."""
-    z = model.sample_prior(params, key, count, condition)
+    z = sample_prior(model, params, key, count, condition)
     return model.decode(params, z, condition).mean[0]
+
+
+CODE_COMPONENTS = 10  # of the mixture from which an autoencoder's codes are drawn
+
+
+def code_means(model, params, codes, count, seed, condition=None):
+    """The mean of p(x|z) at `count` draws of a mixture of Gaussians fitted to the codes [N, Z] of an autoencoder.
+
+    Ghosh et al. (2020), section 4: it has no prior to sample.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    components = min(CODE_COMPONENTS, len(codes))
+    z, _ = GaussianMixture(components, random_state=seed).fit(codes).sample(count)
+    z = np.random.default_rng(seed).permutation(z)  # they come sorted by component
+    return model.decode(params, z[None].astype(np.float32), condition).mean[0]

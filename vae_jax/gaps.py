@@ -26,6 +26,7 @@ from vae_jax.distributions import Normal
 from vae_jax.evaluate import SAMPLES_AT_ONCE, elbo_terms, fit_from, importance_log_px, in_chunks, summarize
 from vae_jax.flows import CouplingFlow, init_coupling
 from vae_jax.inference import fold_in_each
+from vae_jax.model import sample_prior
 from vae_jax.parallel import HERE
 
 # What an example's key is used for here; IWAE from q takes evaluate's own use, and so repeats the NLL of a run.
@@ -220,7 +221,7 @@ def simulate(model, params, chunk):
     def one(example):
         z_key, x_key = jax.random.split(example["key"])
         condition = example["condition"][None] if "condition" in example else None
-        z = model.sample_prior(params, z_key, 1, condition)
+        z = sample_prior(model, params, z_key, 1, condition)
         return {"z": z[0, 0], "image": model.decode(params, z, condition).sample(x_key)[0, 0]}
 
     return jax.vmap(one)({name: chunk[name] for name in ("key", "condition") if name in chunk})

@@ -25,7 +25,7 @@ class Model(NamedTuple):
     encode: Callable  # (params, x [B, *event], condition=None) -> rows
     decode: Callable  # (params, z [K, B, Z], condition=None) -> p(x|z)
     prior: Callable  # (params, condition=None) -> p(z)
-    sample_prior: Callable  # (params, key, count, condition=None) -> z [1, count, ...]
+    conditional: bool = False  # whether the prior is one for each condition, with a batch shape [B]
     settle: Callable = lambda params, old, gradient: params  # parameters after a step that have a rule of their own
 
 
@@ -57,10 +57,6 @@ def make_model(config, info):
 
     def make_prior(params, condition=None):
         return prior.make(params.get("prior", {}), condition, lambda x: encode(params, x))
-
-    def sample_prior(params, key, count, condition=None):
-        shape = (1,) if prior.conditional else (1, count)
-        return make_prior(params, condition).sample(key, shape)
 
     def init(key, x_init, condition=None):
         """Networks from the key, the decoder's output bias from the mean of `x_init`; a table where rows are stored."""
@@ -95,9 +91,14 @@ def make_model(config, info):
         encode=encode,
         decode=decode,
         prior=make_prior,
-        sample_prior=sample_prior,
+        conditional=prior.conditional,
         settle=settle,
     )
+
+
+def sample_prior(model, params, key, count, condition=None):
+    """`count` draws from the prior, or one for each of as many conditions: z `[1, count, ...]`. The key is consumed."""
+    return model.prior(params, condition).sample(key, (1,) if model.conditional else (1, count))
 
 
 def require_fit(config, event_shape, condition_shape):

@@ -10,6 +10,11 @@ from vae_jax import parallel, posteriors, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, ConfigError, default, in_groups, validate
 
+DRAWS_ONLY = ("planar", "iaf")  # posteriors with a density at their own draws only
+NO_GAPS = {
+    "dirac": "dirac has no bound to be loose",
+    "two_layer": "two_layer has a z of two arrays, and AIS walks in one: use --mode=gaps on models of one layer",
+}
 CONTOURS = 8  # test examples whose posterior is drawn where there are two latent dimensions
 
 
@@ -30,18 +35,32 @@ def gaps(workdir, overrides, num_devices=0):
     """Measures what the run's q loses, and why; saves numbers and pictures beside the run's own and prints them."""
     workdir = Path(workdir)
     setup, params = reopen(workdir, overrides, num_devices)
+    require_gaps(setup.config, workdir)
     config, spread = setup.config.gaps, parallel.spread(setup.mesh)
     terminal.say(f"gaps of {workdir}: {config.num_examples} test examples")
     examples = setups.evaluation_examples(setup, "test", config.num_examples)
     examples = setups.with_rows(setup, params, examples)
     numbers, values = gap.measure_gaps(setup.model, params, examples, config, spread, Stages())
     pictures = {"gaps": (gap.gap_bars(numbers), "What q loses of log p(x), by cause.")}
-    if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint":
+    draws_only = setup.config.model.posterior in DRAWS_ONLY
+    if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint" and not draws_only:
         pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
     np.savez(workdir / "gaps.npz", **values)
     save(workdir, "gaps", numbers, pictures)
     terminal.say(gap.table(numbers))
     terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+def require_gaps(config, workdir):
+    """Raises ConfigError for a posterior whose gaps cannot be measured, or not as asked."""
+    posterior, measured = config.model.posterior, config.gaps.ais.num_examples or config.gaps.ais.num_simulated
+    if posterior in NO_GAPS:
+        raise ConfigError(f"--mode=gaps cannot measure {workdir}: config.model.posterior = {NO_GAPS[posterior]}")
+    if posterior in DRAWS_ONLY and measured and "q" in config.gaps.ais.starts:
+        raise ConfigError(
+            f"--mode=gaps: AIS cannot start from config.model.posterior = {posterior}, whose density is known at its "
+            "own draws only: use --config.gaps.ais.starts=prior"
+        )
 
 
 class Stages:

@@ -11,6 +11,7 @@ from vae_jax import checkpoint, evaluate, networks, parallel, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, default
 
+CODES = 10_000  # of an autoencoder, to which a mixture is fitted for its samples
 PAIRS = 20  # images beside their reconstructions
 
 
@@ -195,13 +196,18 @@ def draw_figures(setup, workdir, params, examples, records):
             figures.reconstructions(shown["image"], evaluate.reconstruct(model, params, shown)),
             "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
         ),
-        "samples": (
-            figures.samples(evaluate.prior_means(model, params, prior_key, count, condition)),
-            "The mean of p(x|z) at draws of z from the prior.",
-        ),
     }
+    if setup.config.model.posterior == "dirac":
+        codes = setups.with_rows(setup, params, setups.evaluation_examples(setup, "train", CODES))["mean"]
+        means = evaluate.code_means(model, params, codes, count, seed, condition)
+        caption = "The decoder at draws of a mixture of Gaussians fitted to the codes of training images."
+    else:
+        means = evaluate.prior_means(model, params, prior_key, count, condition)
+        caption = "The mean of p(x|z) at draws of z from the prior."
+    pictures["samples"] = (figures.samples(means), caption)
     if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
-        scatter = figures.latent_scatter(examples["mean"], examples.get("label"))
+        standard = setup.config.model.prior == "standard_normal" and setup.config.model.posterior != "dirac"
+        scatter = figures.latent_scatter(examples["mean"], examples.get("label"), prior=standard)
         pictures["latent"] = (scatter, "The mean of q(z|x) of every test image.")
     for name, (figure, _) in pictures.items():
         rundir.save_figure(workdir, name, figure)
