@@ -13,9 +13,9 @@ from vae_jax import config as configs
 
 VARIANTS = {
     "": {},
-    "iwae": {"objective.name": "iwae", "objective.num_samples": 5, "train.epochs": 50},
+    "iwae": {"objective.name": "iwae", "objective.num_samples": 5, "train.epochs": 40},
     "dreg": {"objective.name": "dreg", "objective.num_samples": 5, "train.epochs": 40},
-    "full_normal": {"model.posterior": "full_normal", "train.epochs": 60},
+    "full_normal": {"model.posterior": "full_normal", "train.epochs": 40},
     "iaf": {"model.posterior": "iaf", "train.epochs": 60},
     "vamp": {"model.prior": "vamp", "model.components": 500, "train.epochs": 60},
 }

@@ -64,7 +64,7 @@ def reconstructions(x, x_mean, value_range=(0.0, 1.0), title="Originals and reco
     rows = {"original": x, "reconstruction": x_mean}
     if x.ndim <= 2:
         return _line_grid(rows, title)
-    return _image_rows({name: _unit_images(image, value_range) for name, image in rows.items()}, title, columns)
+    return image_rows({name: _unit_images(image, value_range) for name, image in rows.items()}, title, columns)
 
 
 def samples(x, value_range=(0.0, 1.0), title="Samples from the prior", columns=None) -> Figure:
@@ -129,7 +129,7 @@ def _unit_images(x, value_range):
     return (x.astype(np.float32) - low) / (high - low)
 
 
-def _image_rows(rows, title, columns):
+def image_rows(rows, title, columns):
     """{row label: images [N, ...]}: bands of `columns` examples, in a band one labelled row of images per entry."""
     stacked = np.stack(list(rows.values()))  # [R, N, H, W] or [R, N, H, W, C]
     num, height, width = stacked.shape[1:4]

@@ -67,14 +67,24 @@ def dreg(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
     `kl` is not used.
     """
     z, log_q = draw(key, q, num_samples, stop="q")
-    stopped, stopped_log_q = jax.lax.stop_gradient((z, log_q))
-    # the same numbers once more, which the compiler finds out: the weights have to be there before z is scaled by them
-    weights = jax.lax.stop_gradient(jax.nn.softmax(score(x, stopped, stopped_log_q, decode, prior).log_weights, axis=0))
-    scale = lambda s, z: s + jnp.reshape(weights, (*weights.shape, *[1] * (z.ndim - 2))) * (z - s)
-    z = jax.tree.map(scale, stopped, z)  # z itself, whose gradient gets a second v_k beside that of the bound
-    log_q = jax.lax.stop_gradient(q).log_prob(z)
-    terms = score(x, z, log_q, decode, prior)
+    # evaluated twice, for the weights and with their gradient: the compiler finds the same numbers and keeps one
+    weights = jax.lax.stop_gradient(jax.nn.softmax(score(x, z, log_q, decode, prior).log_weights, axis=0))
+    z = jax.tree.map(lambda leaf: scale_gradient(leaf, weights), z)  # a second v_k beside that of the bound
+    terms = score(x, z, jax.lax.stop_gradient(q).log_prob(z), decode, prior)
     return importance_bound(terms.log_weights), terms
+
+
+@jax.custom_vjp
+def scale_gradient(z, weights):
+    """z `[K, B, ...]` itself; its gradient is multiplied by weights `[K, B]`."""
+    return z
+
+
+def _scale_backward(weights, gradient):
+    return gradient * weights.reshape(*weights.shape, *[1] * (gradient.ndim - 2)), jnp.zeros_like(weights)
+
+
+scale_gradient.defvjp(lambda z, weights: (z, weights), _scale_backward)
 
 
 def piwae(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", groups=1):

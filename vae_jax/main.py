@@ -2,7 +2,8 @@
 
     python -m vae_jax.main --config=experiments/digits.py
     python -m vae_jax.main --config=experiments/mnist.py:quick --config.model.latent_dim=2 --workdir=runs/two
-    python -m vae_jax.main --mode=gaps --workdir=runs/two
+    python -m vae_jax.main --mode=evaluate --workdir=runs/two
+    python -m vae_jax.main --mode=sample --workdir=runs/two --n=64 --out=samples.png
 
 The experiment file holds the configuration; any key of it is a flag, --config.GROUP.KEY=VALUE. A run directory that is
 not finished is resumed, a finished one prints its summary, and one with another configuration is left alone.
@@ -27,7 +28,16 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory; default: runs/NAME, with a suffix that spells the overrides."
 )
-MODE = flags.DEFINE_enum("mode", "train", ["train", "gaps"], "train a run, or measure what the q of a run loses: gaps.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "gaps", "sample", "encode", "decode"],
+    "train a run; or of a trained one: evaluate (all numbers and pictures), gaps (what its q loses), or sample, "
+    "encode, decode (arrays of your own).",
+)
+COUNT = flags.DEFINE_integer("n", 64, "sample: how many.", 1)
+DATA = flags.DEFINE_string("data", None, "FILE.npz with the array x to encode, or z to decode, and perhaps condition.")
+OUT = flags.DEFINE_string("out", None, "sample, encode, decode: FILE.npz, or FILE.png for images.")
 DEVICES = flags.DEFINE_integer("devices", 0, "How many devices to use; 0: as many as can share the run's streams.", 0)
 INIT_FROM = flags.DEFINE_string("init_from", None, "RUN or RUN@STEP: start a new run from the parameters of another.")
 
@@ -48,7 +58,7 @@ def main(arguments):
 
     foreseen = (configs.ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError)
     try:
-        {"train": run_train, "gaps": run_gaps}[MODE.value]()
+        MODES[MODE.value]()
     except (*foreseen, train.TrainingError) as error:
         fail(error)
     except KeyboardInterrupt:
@@ -69,11 +79,47 @@ def run_train():
 
 def run_gaps():
     """Measures the gaps of the run in --workdir; keys that touch no parameter may be given beside its config."""
+    from vae_jax import modes
+
     try:
-        from vae_jax import modes
+        from vae_jax import gaps  # noqa: F401
     except ImportError as error:
         fail(f"--mode=gaps needs {error.name}: pip install -e '.[ais]'")
-    modes.gaps(WORKDIR.value, given() if flags.FLAGS["config"].present else {}, DEVICES.value)
+    modes.gaps(WORKDIR.value, given_to_a_run(), DEVICES.value)
+
+
+def run_evaluate():
+    """Measures and draws everything of the run in --workdir."""
+    from vae_jax import modes
+
+    modes.evaluate(WORKDIR.value, given_to_a_run(), DEVICES.value)
+
+
+def run_on_arrays():
+    """Samples, encodes or decodes with the run in --workdir, into --out."""
+    from vae_jax import modes
+
+    if not OUT.value:
+        fail(f"--out is missing: --mode={MODE.value} writes FILE.npz" + ", or FILE.png" * (MODE.value != "encode"))
+    if MODE.value == "sample":
+        modes.sample(WORKDIR.value, OUT.value, COUNT.value, DATA.value)
+    elif not DATA.value:
+        fail(f"--data is missing: --mode={MODE.value} reads {'x' if MODE.value == 'encode' else 'z'} from FILE.npz")
+    else:
+        {"encode": modes.encode, "decode": modes.decode}[MODE.value](WORKDIR.value, OUT.value, DATA.value)
+
+
+MODES = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "gaps": run_gaps,
+    **dict.fromkeys(("sample", "encode", "decode"), run_on_arrays),
+}
+
+
+def given_to_a_run():
+    """The keys overridden on the command line for a mode that does without --config."""
+    return given() if flags.FLAGS["config"].present else {}
 
 
 def config_path():
@@ -156,7 +202,7 @@ def causes(error):
 
 def help_text():
     """This module's docstring, its flags, and every key of the configuration with its default and meaning."""
-    names = [flag.name for flag in (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM)]
+    names = [flag.name for flag in (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT)]
     rows = [(f"--{name}", flags.FLAGS[name].help) for name in names]
     keys = [(f"--config.{key}={value}", meaning) for key, value, meaning in config_keys()]
     columns = min(max(shutil.get_terminal_size().columns, 80), 120)

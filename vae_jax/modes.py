@@ -5,8 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vae_jax import gaps as gap
-from vae_jax import parallel, posteriors, rundir, terminal
+from vae_jax import arrays, examine, parallel, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, ConfigError, default, in_groups, validate
 
@@ -33,6 +32,8 @@ def reopen(workdir, overrides, num_devices=0):
 
 def gaps(workdir, overrides, num_devices=0):
     """Measures what the run's q loses, and why; saves numbers and pictures beside the run's own and prints them."""
+    from vae_jax import gaps as gap  # which needs blackjax
+
     workdir = Path(workdir)
     setup, params = reopen(workdir, overrides, num_devices)
     require_gaps(setup.config, workdir)
@@ -49,6 +50,37 @@ def gaps(workdir, overrides, num_devices=0):
     save(workdir, "gaps", numbers, pictures)
     terminal.say(gap.table(numbers))
     terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+def evaluate(workdir, overrides, num_devices=0):
+    """Measures and draws everything there is of a trained run; saves it with the run's own numbers and prints them."""
+    workdir = Path(workdir)
+    setup, params = reopen(workdir, overrides, num_devices)
+    numbers, drawn = examine.examine(setup, params, workdir)
+    for split, entries in numbers.items():
+        save(workdir, split, entries, drawn if split == "test" else {})
+    terminal.say(terminal.table({"splits": numbers}))
+    terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+def sample(workdir, out, count, data=""):
+    """`count` draws from the prior of a trained run and what they decode to, into a .npz or .png."""
+    deliver(arrays.sample(setups.load_run(workdir), count, arrays.read(data) if data else {}), out)
+
+
+def encode(workdir, out, data):
+    """q(z|x) of the images in `data`, into a .npz."""
+    deliver(arrays.encode(setups.load_run(workdir), arrays.read(data)), out)
+
+
+def decode(workdir, out, data):
+    """p(x|z) at the codes in `data`, into a .npz or .png."""
+    deliver(arrays.decode(setups.load_run(workdir), arrays.read(data)), out)
+
+
+def deliver(results, out):
+    arrays.write(out, results)
+    terminal.say(f"{out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in results.items()))
 
 
 def require_gaps(config, workdir):
@@ -79,6 +111,8 @@ class Stages:
 
 def contours(setup, params, examples):
     """The picture of `posteriors.posterior_contours` for the first examples."""
+    from vae_jax import posteriors
+
     shown = jax.tree.map(lambda array: array[:CONTOURS], examples)
     shown = {name: shown[name] for name in ("image", "key", "condition") if name in shown}
     groups = (setup.config.inference, setup.config.fit)
@@ -92,6 +126,6 @@ def save(workdir, name, numbers, pictures):
     for picture, (figure, caption) in pictures.items():
         rundir.save_figure(workdir, picture, figure)
         summary["figures"][picture] = caption
-    summary["splits"][name] = numbers
+    summary["splits"][name] = summary["splits"].get(name, {}) | numbers
     rundir.write_summary(workdir, summary)
     rundir.write_report(workdir, default().to_dict())

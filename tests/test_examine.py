@@ -1,0 +1,134 @@
+"""`--mode=evaluate`, `sample`, `encode` and `decode` on run directories: what they print, leave and refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vae_jax import arrays, modes, rundir, train
+from vae_jax import config as configs
+from vae_jax import setup as setups
+from vae_jax.files import DataError
+
+TWO = {"model.latent_dim": 2}
+KINDS = {
+    "amortized": TWO,
+    "per_datapoint": TWO | {"inference.kind": "per_datapoint", "data.binarization": "fixed"},
+    "conditional": {"model.latent_dim": 3, "data.condition": "label", "model.prior": "conditional"},
+    "autoencoder": {"model.latent_dim": 3, "model.posterior": "dirac", "objective.name": "autoencoder"},
+}
+PICTURES = {"latent", "interpolations", "traversals", "neighbours", "posterior", "aggregate", "kl", "manifold"}
+MISSING = {"conditional": {"manifold"}, "autoencoder": {"posterior", "aggregate", "kl", "manifold"}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """run(kind) -> the directory of a small trained run."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            config = configs.from_experiment("experiments/digits.py", "quick")
+            config.update_from_flattened_dict(KINDS[kind])
+            config.model.hidden, config.train.epochs, config.model.upper_hidden = (16,), 2, (8,)
+            config.data.num_train, config.eval.num_samples, config.eval.elbo_samples = 200, 20, 3
+            config.fit.max_steps, config.eval.max_examples, config.eval.train_examples = 20, 40, 30
+            made[kind] = tmp_path_factory.mktemp("examine") / kind
+            train.train(configs.validate(config), made[kind], 1)
+        return made[kind]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["amortized", *(pytest.param(k, marks=pytest.mark.slow) for k in list(KINDS)[1:])])
+def test_everything_is_measured_twice_the_same_printed_saved_and_drawn(run, kind, capsys):
+    """What the run measured at its end stays as it was to the last digit; more numbers and every picture come to it."""
+    workdir = run(kind)
+    before = rundir.read_summary(workdir)["splits"]
+    modes.evaluate(workdir, {}, 1)
+    shown, once = capsys.readouterr().out, rundir.read_summary(workdir)
+    for split in ("train", "test"):
+        assert before[split].items() <= once["splits"][split].items()
+        assert "squared_error" in once["splits"][split]
+    numbers = once["splits"]["test"]
+    assert {"linear_probe_accuracy", "knn_accuracy"} <= set(numbers) and "linear_probe_accuracy" in shown
+    assert ("mutual_information" in numbers) == (kind != "autoencoder")
+    assert ("kl_aggregate" in numbers) == (kind not in ("autoencoder", "conditional"))
+    drawn = PICTURES - MISSING.get(kind, set())
+    assert drawn <= set(once["figures"])
+    assert all((workdir / "figures" / f"{name}.png").stat().st_size > 3000 for name in drawn)
+    assert "mutual information" in (workdir / "report.html").read_text() or kind == "autoencoder"
+    modes.evaluate(workdir, {}, 1)
+    assert rundir.read_summary(workdir) == once
+
+
+def test_samples_and_codes_and_back(run, tmp_path):
+    """sample -> x, encode(x) -> mean, decode(mean) -> the same as from Python in three lines."""
+    workdir = run("amortized")
+    modes.sample(workdir, str(tmp_path / "s.npz"), 5)
+    modes.sample(workdir, str(tmp_path / "s.png"), 5)
+    drawn = arrays.read(tmp_path / "s.npz")
+    assert {name: array.shape for name, array in drawn.items()} == {
+        "z": (5, 2),
+        "mean": (5, 8, 8, 1),
+        "x": (5, 8, 8, 1),
+    }
+    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG" and set(np.unique(drawn["x"])) <= {0, 1}
+    np.savez(tmp_path / "x.npz", x=np.uint8(16 * drawn["x"]))  # as stored: digits go from 0 to 16
+    modes.encode(workdir, str(tmp_path / "z.npz"), str(tmp_path / "x.npz"))
+    codes = arrays.read(tmp_path / "z.npz")
+    loaded = setups.load_run(workdir)
+    rows = loaded.model.encode(loaded.params, drawn["x"].astype(np.float32))
+    for name, expected in {"mean": rows["mean"], "q_mean": rows["mean"], "q_log_std": rows["log_std"]}.items():
+        np.testing.assert_allclose(codes[name], expected, rtol=1e-5, atol=1e-6)
+    np.savez(tmp_path / "c.npz", z=codes["mean"])
+    modes.decode(workdir, str(tmp_path / "d.npz"), str(tmp_path / "c.npz"))
+    expected = loaded.model.decode(loaded.params, codes["mean"][None]).mean[0]
+    np.testing.assert_allclose(arrays.read(tmp_path / "d.npz")["mean"], expected, rtol=1e-5)
+
+
+def test_a_run_without_an_encoder_fits_rows_and_one_with_labels_takes_them_in_turn(run):
+    x = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 1)).astype(np.uint8) * 16
+    assert arrays.encode(setups.load_run(run("per_datapoint")), {"x": x})["mean"].shape == (3, 2)
+    loaded = setups.load_run(run("conditional"))
+    np.testing.assert_array_equal(arrays.conditions(loaded, 12, {}).argmax(1), [*range(10), 0, 1])
+    assert arrays.sample(loaded, 12, {})["mean"].shape == (12, 8, 8, 1)
+
+
+def test_what_does_not_fit_is_named(run, tmp_path):
+    loaded = setups.load_run(run("amortized"))
+    with pytest.raises(DataError, match="no array 'x', only z"):
+        arrays.encode(loaded, {"z": np.zeros((2, 2))})
+    with pytest.raises(DataError, match=r"'x' has shape \[2, 8, 8\], expected \[N, 8, 8, 1\]"):
+        arrays.encode(loaded, {"x": np.zeros((2, 8, 8))})
+    with pytest.raises(DataError, match="2 conditions for 3"):
+        arrays.conditions(setups.load_run(run("conditional")), 3, {"condition": np.zeros((2, 10))})
+    with pytest.raises(DataError, match=r"not a readable \.npz"):
+        arrays.read(tmp_path / "none.npz")
+    with pytest.raises(DataError, match=r"expected FILE\.npz"):
+        arrays.write(tmp_path / "a.txt", {"z": np.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--mode=sample", "--workdir=runs/x"], "--out is missing"),
+        (["--mode=encode", "--workdir=runs/x", "--out=z.npz"], "--data is missing"),
+        (["--mode=evaluate"], "--workdir is missing"),
+        (["--mode=sample", "--workdir=no/such/run", "--out=a.npz"], "is not a run directory"),
+    ],
+)
+def test_the_command_line_says_what_is_missing(flags, message):
+    done = subprocess.run([sys.executable, "-m", "vae_jax.main", *flags], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
+
+
+def test_gaps_of_a_model_without_a_bound_are_refused(run):
+    with pytest.raises(configs.ConfigError, match="dirac has no bound"):
+        modes.gaps(run("autoencoder"), {}, 1)
+
+
+def test_the_summary_is_json(run):
+    assert json.loads((run("amortized") / "summary.json").read_text())["complete"]
