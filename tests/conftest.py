@@ -38,6 +38,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs VAE_JAX_MNIST=DIR, a directory of MNIST's files"))
 
 
+@pytest.fixture(scope="module")
+def quick_compiler():
+    """Without most of the compiler's optimizations, for modules that compile much and compute little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(42)

@@ -23,6 +23,8 @@ from vae_jax.model import make_model, sample_prior
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.optimizer import make_optimizer, make_row_optimizer
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 SIGMA_MODES = ("learned", "per_dimension", "optimal")
 AXES = {
     "model.posterior": configs.ALLOWED["model.posterior"],

@@ -30,6 +30,7 @@ def config(name, **fields):
         "num_train": 0,
         "binarization": "none",
         "binarization_seed": 0,
+        "condition": "none",
     }
     return SimpleNamespace(name=name, **(blank | fields))
 

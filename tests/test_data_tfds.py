@@ -14,6 +14,7 @@ from vae_jax import data, files
 
 def config(name, directory, **fields):
     blank = {"manual_dir": "", "path": "", "num_train": 0, "binarization": "none", "binarization_seed": 0}
+    blank["condition"] = "none"
     return SimpleNamespace(name=name, data_dir=str(directory), **(blank | fields))
 
 

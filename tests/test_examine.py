@@ -12,6 +12,8 @@ from vae_jax import config as configs
 from vae_jax import setup as setups
 from vae_jax.files import DataError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 TWO = {"model.latent_dim": 2}
 KINDS = {
     "amortized": TWO,

@@ -10,12 +10,14 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from vae_jax import config as configs
-from vae_jax import data, families, flows, gaussians, objectives, step
+from vae_jax import data, evaluate, families, flows, gaussians, objectives, parallel, step
 from vae_jax import setup as setups
 from vae_jax.data import Info
 from vae_jax.distributions import Normal, StandardNormal
 from vae_jax.elbo import elbo_fn, importance_bound
 from vae_jax.model import make_model, sample_prior
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 B, Z = 4, 3
 GREY = ("continuous_bernoulli", "categorical", "logistic", "logistic_mixture", "beta_binomial", "bernoulli", "normal")
@@ -145,6 +147,17 @@ def test_a_shared_flow_sees_each_examples_context(posterior):
     draw = lambda rows: np.asarray(model.make_q(params, rows).sample(jax.random.split(jax.random.key(0), B), (2,)))
     changed = (draw(rows) != draw(moved)).any((0, 2))
     np.testing.assert_array_equal(changed, [False, True, False, False])
+
+
+def test_the_noise_of_estimated_means_makes_no_unit_active():
+    """The mean of a flow is estimated from draws: equal q's for all x have no active unit, and unequal ones do."""
+    model, params, x = make(posterior="coupling")
+    rows = jax.tree.map(lambda leaf: np.zeros((200, *leaf.shape[1:]), np.float32), model.encode(params, x))
+    examples = {"rows": rows, "key": evaluate.split_keys(0, "test", 200)}
+    means = evaluate.latent_means(model, params, examples, parallel.HERE)
+    assert means.shape == (200, Z) and evaluate.active_units(means) == 0
+    rows["mean"][:100, 1] = 0.5
+    assert evaluate.active_units(evaluate.latent_means(model, params, examples, parallel.HERE)) == 1
 
 
 def test_a_full_normal_of_one_dimension_is_a_normal():

@@ -13,6 +13,8 @@ from vae_jax import flows
 from vae_jax.distributions import Normal, StandardNormal, closed_form_kl
 from vae_jax.elbo import draw, elbo_fn
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 BATCH, LATENT, LAYERS, WIDTH, CONTEXT = 3, 5, 4, 7, 2
 
 
@@ -29,14 +31,6 @@ def make_flow(batch=BATCH, latent=LATENT, per_example=False, context=CONTEXT, la
 sample_and_log_prob = jax.jit(lambda q, key, shape: q.sample_and_log_prob(key, shape), static_argnums=2)
 sample = jax.jit(lambda q, key, shape: q.sample(key, shape), static_argnums=2)
 log_prob = jax.jit(lambda q, value: q.log_prob(value))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-    """Without LLVM's optimizations: these tests compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

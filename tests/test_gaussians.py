@@ -14,6 +14,8 @@ import scipy.stats
 from vae_jax import gaussians as G
 from vae_jax.distributions import Normal, StandardNormal, closed_form_kl
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 BATCH, LATENT, RANK = 3, 4, 2
 CORRELATED = ["full", "low_rank"]
 FEW, MANY = 5, 40  # components: the density one by one, and by products of matrices
@@ -39,14 +41,6 @@ def draw_twice(q, key):
 
 
 apply = compiled(lambda layer, h: layer(h))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-    """Without LLVM's optimizations: these tests compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -286,6 +286,8 @@ def test_clipping_by_hand():
 
 class Info:
     event_shape, num_train, value_range = (3, 2), 16, (0.0, 1.0)
+    condition_shape = None
+    condition_shape = None
 
 
 @cache
@@ -311,13 +313,13 @@ def small_batch(count=6):
 
 
 def noise(batch):
-    return [step.example_keys(jax.random.key(8), batch["index"], use) for use in range(4)]
+    return [step.example_keys(jax.random.key(8), batch["index"], use) for use in range(5)]
 
 
 def outer_loss(model, batch):
     """params -> the training loss of the batch, refinement included."""
     loss = step.make_loss(model, objectives.elbo)
-    return lambda params: loss(params, (), batch, noise(batch), {"objective": {}})[0]
+    return lambda params: loss(params, (), batch, noise(batch), {})[0]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])

@@ -11,6 +11,8 @@ import scipy.stats
 
 from vae_jax import likelihoods as L
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 def compiled(function, **kwargs):
     """Whole, and with NumPy's arrays as results: op by op, the tests would spend most of their time in the compiler."""
@@ -22,14 +24,6 @@ log_prob = compiled(lambda p, value: p.log_prob(value))
 mean = compiled(lambda p: p.mean)
 sample = compiled(lambda p, key, shape=(): p.sample(key, shape), static_argnums=2)
 gradients = compiled(jax.grad(lambda p, value: p.log_prob(value).sum()))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-    """Without LLVM's optimizations: these tests compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ SLOW = pytest.mark.slow
 
 class Info:
     event_shape, num_train, value_range = (3, 3), NUM_EXAMPLES, (0.0, 1.0)
+    condition_shape = None
 
 
 @cache

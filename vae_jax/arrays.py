@@ -66,7 +66,7 @@ def encode(loaded, given):
     if setups.has_table(loaded.config):
         find = partial(evaluate.fit_examples, fit=loaded.config.fit, chunk_rows=config.chunk_rows, spread=spread)
     rows = find(loaded.model, loaded.params, examples)
-    mean = evaluate.latent_means(loaded.model, loaded.params, {**examples, "rows": rows}, config, spread)
+    mean = evaluate.latent_means(loaded.model, loaded.params, {**examples, "rows": rows}, spread)
     return {f"q_{name}": row for name, row in rows.items()} | (mean if isinstance(mean, dict) else {"mean": mean})
 
 

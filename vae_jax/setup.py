@@ -290,4 +290,4 @@ def with_rows(setup, params, examples, local=()):
     else:
         rows = evaluate.find_rows(setup.model, params, examples, config.eval, spread)
     examples = {**examples, "rows": rows}
-    return {**examples, "mean": evaluate.latent_means(setup.model, params, examples, config.eval, spread)}
+    return {**examples, "mean": evaluate.latent_means(setup.model, params, examples, spread)}
