@@ -74,17 +74,16 @@ def dreg(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
     return importance_bound(terms.log_weights), terms
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def scale_gradient(z, weights):
     """z `[K, B, ...]` itself; its gradient is multiplied by weights `[K, B]`."""
     return z
 
 
-def _scale_backward(weights, gradient):
-    return gradient * weights.reshape(*weights.shape, *[1] * (gradient.ndim - 2)), jnp.zeros_like(weights)
-
-
-scale_gradient.defvjp(lambda z, weights: (z, weights), _scale_backward)
+@scale_gradient.defjvp
+def _scale_gradient_jvp(primals, tangents):
+    z, weights = primals
+    return z, weights.reshape(*weights.shape, *[1] * (z.ndim - 2)) * tangents[0]
 
 
 def piwae(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", groups=1):
