@@ -56,7 +56,7 @@ def test_the_aggregate_posterior_is_the_mean_of_all(model, examples):
 
 
 def test_the_kl_of_each_dimension_adds_up(model, examples):
-    kl = aggregate.kl_of_dimensions(model, {}, examples, Few, parallel.HERE)
+    kl = aggregate.mean_kl(model, {}, examples, Few, parallel.HERE)
     whole = kl_standard_normal(examples["rows"]["mean"], examples["rows"]["log_std"]).mean()
     assert kl.shape == (Z,)
     np.testing.assert_allclose(kl.sum(), whole, rtol=1e-5)

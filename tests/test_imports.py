@@ -54,7 +54,7 @@ ALLOWED = {
     "latents": BELOW,
     "pictures": {"figures"},
     "arrays": BELOW | DONE_WITH_A_MODEL | {"setup", "files"},
-    "examine": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "aggregate", "latents", "pictures"},
+    "examine": BELOW | DONE_WITH_A_MODEL | {"setup", "train", "aggregate", "latents", "pictures"},
     "modes": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "posteriors", "arrays", "examine"},
     "setup": BELOW | DONE_WITH_A_MODEL,
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal"},

@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vae_jax.distributions import Normal, StandardNormal, closed_form_kl
+from vae_jax.distributions import kl_of_dimensions
 from vae_jax.elbo import draw
 from vae_jax.evaluate import in_chunks, reconstruct, summarize
 from vae_jax.inference import fold_in_each
@@ -54,19 +54,15 @@ def log_densities(model, params, chunk, everyone):
     return log_q[0], mixture, model.prior(params, chunk.get("condition")).log_prob(z)[0]
 
 
-def kl_of_dimensions(model, params, examples, config, spread):
+def mean_kl(model, params, examples, config, spread):
     """E_x KL(q(z_j|x) || p(z_j)) of each dimension `[Z]`, nats; None unless q and p are diagonal Gaussians."""
-    some = {
-        name: jax.tree.map(lambda leaf: leaf[:1], examples[name]) for name in ("rows", "condition") if name in examples
-    }
-    pair = model.make_q(params, some["rows"]), model.prior(params, some.get("condition"))
-    if not isinstance(pair[0], Normal) or not isinstance(pair[1], StandardNormal | Normal):
-        return None
 
     def each(chunk):
-        pair = model.make_q(params, chunk["rows"]), model.prior(params, chunk.get("condition"))
-        return closed_form_kl(*jax.tree.map(lambda leaf: leaf[..., None], pair))
+        return kl_of_dimensions(model.make_q(params, chunk["rows"]), model.prior(params, chunk.get("condition")))
 
+    first = jax.tree.map(lambda leaf: leaf[:1], examples)
+    if jax.eval_shape(each, first) is None:
+        return None
     return in_chunks(jax.jit(each), examples, config.chunk_rows, spread).mean(0)
 
 
@@ -98,7 +94,7 @@ def further_numbers(model, params, examples, config, spread):
     """What `evaluate.all_numbers` does not measure of a split whose examples have rows and means of q."""
     error = squared_error(model, params, examples, config, spread)
     numbers = {"squared_error": summarize(error, "per element")}
-    kl = kl_of_dimensions(model, params, examples, config, spread)
+    kl = mean_kl(model, params, examples, config, spread)
     if kl is not None:
         numbers["active_units_kl"] = {"value": int((kl > ACTIVE_KL).sum()), "stderr": None, "unit": f"of {len(kl)}"}
     return numbers

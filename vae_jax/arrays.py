@@ -9,7 +9,6 @@ that its data were stored in, say 0 to 255. From Python the same functions are t
 `model.prior(params)`, `model.encode(params, x)`, `model.decode(params, z[None])`.
 """
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -57,16 +56,11 @@ def encode(loaded, given):
     image = wanted(given, "x", loaded.info.event_shape)
     keys = evaluate.split_keys(loaded.config.eval.seed, "test", len(image))
     prepare = setups.preparation(loaded.config, loaded.info)
-    binarize = lambda chunk: prepare(evaluate.fold_in_each(chunk["key"], evaluate.BINARIZE), chunk["image"])
-    config, spread = loaded.config.eval, parallel.HERE
-    examples = {"image": evaluate.in_chunks(binarize, {"image": image, "key": keys}, config.chunk_rows), "key": keys}
+    examples = {"image": setups.prepared(prepare, image, keys), "key": keys}
     if loaded.info.condition_shape:
         examples["condition"] = conditions(loaded, len(image), given)
-    find = partial(evaluate.find_rows, config=config, spread=spread)
-    if setups.has_table(loaded.config):
-        find = partial(evaluate.fit_examples, fit=loaded.config.fit, chunk_rows=config.chunk_rows, spread=spread)
-    rows = find(loaded.model, loaded.params, examples)
-    mean = evaluate.latent_means(loaded.model, loaded.params, {**examples, "rows": rows}, spread)
+    rows = setups.found_rows(loaded.config, loaded.model, loaded.params, examples, parallel.HERE)
+    mean = evaluate.latent_means(loaded.model, loaded.params, {**examples, "rows": rows}, parallel.HERE)
     return {f"q_{name}": row for name, row in rows.items()} | (mean if isinstance(mean, dict) else {"mean": mean})
 
 
@@ -106,7 +100,7 @@ def read(path):
         raise DataError(f"--data={path} is not a readable .npz: {one_line(error)}") from error
 
 
-def write(path, arrays, columns=None):
+def write(path, arrays):
     """Arrays into an .npz file, or the image means among them as a .png. Raises DataError for another ending."""
     path = Path(path)
     if path.suffix == ".npz":
@@ -115,7 +109,7 @@ def write(path, arrays, columns=None):
     elif path.suffix == ".png" and "x" in arrays:
         from vae_jax import figures
 
-        figure = figures.samples(arrays["mean"], title="E[x|z]", columns=columns)
+        figure = figures.samples(arrays["mean"], title="E[x|z]")
         figure.savefig(path, dpi=120)
     else:
         raise DataError(f"--out={path}: expected FILE.npz" + (", or FILE.png for images" if "x" in arrays else ""))

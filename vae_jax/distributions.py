@@ -192,3 +192,10 @@ def closed_form_kl(q, prior):
     """KL(q || prior) `[B]` in nats where this pair of families has a formula (CLOSED_FORM_KL), otherwise None."""
     formula = CLOSED_FORM_KL.get((type(q), type(prior)))
     return None if formula is None else formula(q, prior)
+
+
+def kl_of_dimensions(q, prior):
+    """KL(q_j || p_j) of each dimension `[B, Z]` in nats where both are diagonal Gaussians, otherwise None."""
+    if not isinstance(q, Normal) or not isinstance(prior, StandardNormal | Normal):
+        return None
+    return closed_form_kl(*jax.tree.map(lambda leaf: leaf[..., None], (q, prior)))

@@ -143,8 +143,8 @@ MEAN_DRAWS, MEANS_IN_FLIGHT = 1024, 100_000
 
 def latent_means(model, params, examples, spread):
     """E_q[z|x] of examples that have rows, `[N, Z]`, of a two-layer model a dict of such."""
-    size = MEANS_IN_FLIGHT // MEAN_DRAWS
-    return in_chunks(lambda chunk: mean_of_q(model, params, chunk), examples, size, spread)
+    described = {name: examples[name] for name in ("rows", "key")}
+    return in_chunks(lambda chunk: mean_of_q(model, params, chunk), described, MEANS_IN_FLIGHT // MEAN_DRAWS, spread)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -217,10 +217,15 @@ def all_numbers(model, params, examples, event_shape, config, spread, progress):
 
 
 @partial(jax.jit, static_argnums=0)
+def decode_means(model, params, z, condition=None):
+    """The mean of p(x|z) for z `[N, Z]`, or a dict of such, [N, *event]."""
+    return model.decode(params, jax.tree.map(lambda leaf: leaf[None], z), condition).mean[0]
+
+
+@partial(jax.jit, static_argnums=0)
 def reconstruct(model, params, chunk):
     """The mean of p(x|z) at the mean of q(z|x), [B, *event]."""
-    z = jax.tree.map(lambda mean: mean[None], chunk["mean"])
-    return model.decode(params, z, chunk.get("condition")).mean[0]
+    return decode_means(model, params, chunk["mean"], chunk.get("condition"))
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -243,4 +248,4 @@ def code_means(model, params, codes, count, seed, condition=None):
     components = min(CODE_COMPONENTS, len(codes))
     z, _ = GaussianMixture(components, random_state=seed).fit(codes).sample(count)
     z = np.random.default_rng(seed).permutation(z)  # they come sorted by component
-    return model.decode(params, z[None].astype(np.float32), condition).mean[0]
+    return decode_means(model, params, z.astype(np.float32), condition)

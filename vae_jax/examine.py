@@ -1,12 +1,11 @@
 """--mode=evaluate: every number and picture of a trained run, into its summary and its report."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 
-from vae_jax import aggregate, checkpoint, evaluate, figures, latents, parallel, pictures, terminal
+from vae_jax import aggregate, checkpoint, evaluate, figures, latents, parallel, pictures, train
 from vae_jax import setup as setups
+from vae_jax.families import DRAWS_ONLY
 
 SHOWN, DRAWN, GRID, WALKS, HISTOGRAMS = 6, 9, 20, 8, 8  # images and draws in a picture, cells, dimensions
 CODES = 10_000  # training images among which neighbours are looked for, and from which probes learn
@@ -14,37 +13,32 @@ CODES = 10_000  # training images among which neighbours are looked for, and fro
 
 def examine(setup, params, workdir):
     """Measures train and test and draws; returns ({split: numbers}, {name: (Figure, caption)})."""
-    numbers, examples = {}, {}
-    for split, limit in (("train", setup.config.eval.train_examples), ("test", setup.config.eval.max_examples)):
-        if split == "test" or limit:
-            examples[split] = with_rows(setup, params, split, limit, workdir)
-            numbers[split] = measure(setup, params, examples[split], split)
-    test, codes = examples["test"], with_rows(setup, params, "train", CODES, workdir)
+    limit, numbers = setup.config.eval.train_examples, {}
+    if limit:  # by themselves, as at the run's end: in other chunks a matrix product rounds otherwise
+        numbers["train"] = measure(setup, params, with_codes(setup, params, "train", limit, workdir))
+    test = with_codes(setup, params, "test", setup.config.eval.max_examples, workdir)
+    codes = with_codes(setup, params, "train", CODES, workdir)
+    numbers["test"] = measure(setup, params, test)
     if isinstance(test["mean"], np.ndarray) and "label" in test:
         numbers["test"] |= aggregate.accuracies(codes["mean"], codes["label"], test["mean"], test["label"])
     return numbers, draw(setup, params, test, codes)
 
 
-def with_rows(setup, params, split, limit, workdir):
-    """Examples of a split with the rows of q: of the training set those of the run's own table, if it has one."""
+def with_codes(setup, params, split, limit, workdir):
+    """Examples of a split with the rows and means of q: of training images those of the run's table, if it has one."""
     examples, local = setups.evaluation_examples(setup, split, limit), ()
     if split == "train" and setups.has_table(setup.config):
         like = {"local": setups.abstract_state(setup).local}
-        best = setups.BEST if setup.config.train.select == "best" else setups.CHECKPOINTS
-        local = checkpoint.restore(Path(workdir) / best, like, partial=True)["local"]
-    return setups.with_rows(setup, params, examples, local)
+        local = checkpoint.restore(setups.selected(setup.config, workdir), like, partial=True)["local"]
+    return setups.with_codes(setup, params, examples, local)
 
 
-def measure(setup, params, examples, split):
+def measure(setup, params, examples):
     """The numbers of a run's end and those of the aggregate posterior."""
-    config, shape, spread = setup.config.eval, setup.dataset.info.event_shape, parallel.spread(setup.mesh)
-    progress = terminal.Progress(f"{split}: log p(x), {config.num_samples} samples each,", len(examples["index"]))
-    report = lambda done: progress.update(done, f"{split}: {done:,} examples")
-    numbers = evaluate.all_numbers(setup.model, params, examples, shape, config, spread, report)
-    progress.close()
-    numbers |= aggregate.further_numbers(setup.model, params, examples, config, spread)
-    if setup.config.model.posterior not in ("planar", "iaf", "dirac"):  # which have no density at others' draws
-        numbers |= aggregate.mixture_numbers(setup.model, params, examples, config, spread)
+    rest = (setup.model, params, examples, setup.config.eval, parallel.spread(setup.mesh))
+    numbers = train.measure_all(setup, params, examples) | aggregate.further_numbers(*rest)
+    if setup.config.model.posterior not in ("dirac", *DRAWS_ONLY):  # which have no density at others' draws
+        numbers |= aggregate.mixture_numbers(*rest)
     return numbers
 
 
@@ -60,15 +54,13 @@ def draw(setup, params, test, codes):
 
 def scatter(setup, test):
     """The latent means, on their principal components where there are more than two."""
-    mean, label = test["mean"], test.get("label")
-    standard = setup.config.model.prior == "standard_normal" and setup.config.model.posterior != "dirac"
-    if mean.shape[-1] == 2:
-        return {"latent": (figures.latent_scatter(mean, label, prior=standard), "The mean of q(z|x) of test images.")}
-    if mean.shape[-1] < 2:
+    if test["mean"].shape[-1] == 2:
+        return {"latent": train.latent_picture(setup.config, test)}
+    if test["mean"].shape[-1] < 2:
         return {}
-    projected, share = latents.principal(mean)
+    projected, share = latents.principal(test["mean"])
     names = [f"Principal component {i} ({part:.0%} of variance)" for i, part in enumerate(share, 1)]
-    figure = figures.latent_scatter(projected, label, axis_labels=names, prior=False)
+    figure = figures.latent_scatter(projected, test.get("label"), axis_labels=names, prior=False)
     return {"latent": (figure, "The mean of q(z|x) of test images, on its two principal components.")}
 
 
@@ -80,7 +72,7 @@ def strips(setup, params, test, codes):
         None if "condition" not in test else np.repeat(test["condition"][rows], times, axis=0)
     )
     decode = lambda z, given: np.asarray(
-        latents.decode_means(model, params, z.reshape(-1, z.shape[-1]), given)
+        evaluate.decode_means(model, params, z.reshape(-1, z.shape[-1]), given)
     ).reshape(*z.shape[:-1], *shape)
     first = slice(0, SHOWN)
     between = latents.lines(mean[first], mean[SHOWN : 2 * SHOWN])
@@ -118,5 +110,5 @@ def posterior(setup, params, test):
         "posterior": (pictures.posterior_samples(some["image"], several), "Draws from the posterior of single images."),
         "aggregate": (pictures.aggregate(draws, dimensions), "A draw of z for each test image, by dimension."),
     }
-    kl = aggregate.kl_of_dimensions(model, params, test, config, spread)
+    kl = aggregate.mean_kl(model, params, test, config, spread)
     return drawn if kl is None else drawn | {"kl": (pictures.kl_bars(kl), "Where the rate goes.")}

@@ -126,6 +126,8 @@ POSTERIORS = {
     "dirac": dirac_posterior,
 }
 
+DRAWS_ONLY = ("planar", "iaf")  # those with a density at their own draws only: flows.DRAWS_ONLY
+
 
 # ---- priors
 

@@ -18,12 +18,6 @@ REACH = 3.0  # standard deviations of the prior that a walk covers to either sid
 POSTERIOR = 33  # what an example's key is used for here
 
 
-@partial(jax.jit, static_argnums=0)
-def decode_means(model, params, z, condition=None):
-    """The mean of p(x|z) for z `[N, Z]`, `[N, *event]`."""
-    return model.decode(params, z[None], condition).mean[0]
-
-
 def quantile_grid(count):
     """z `[count^2, 2]` by rows, evenly spaced in the probability of a standard normal; z2 rises from bottom to top."""
     axis = np.float32([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)])
@@ -71,8 +65,8 @@ def nearest(queries, codes, count):
     return np.argsort(squares, axis=1)[:, :count]
 
 
-def principal(mean, fit_to=None):
+def principal(mean):
     """Codes `[N, Z]` on their two principal components, `[N, 2]`, and the shares of the variance these carry."""
-    center = (mean if fit_to is None else fit_to).mean(0)
-    _, scale, axes = np.linalg.svd((mean if fit_to is None else fit_to) - center, full_matrices=False)
-    return (mean - center) @ axes[:2].T, (scale**2 / (scale**2).sum())[:2]
+    centered = mean - mean.mean(0)
+    _, scale, axes = np.linalg.svd(centered, full_matrices=False)
+    return centered @ axes[:2].T, (scale**2 / (scale**2).sum())[:2]

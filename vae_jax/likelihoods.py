@@ -190,7 +190,7 @@ class LogisticMixture:
 
     All `[K, B, *event, M]` with channels the last axis of the event. In component m the mean of green is moved by its
     coefficient times red, that of blue by its own times red and green's second one times green:
-    mean_g + c_g r,  mean_b + c_b r + c_r g. One channel (or a vector, with a channel axis of 1 added) has none of this.
+    mean_g + c_g r,  mean_b + c_b r + c_r g. One channel has none of this.
     The logits of a pixel are the sum over its channels.
     """
 

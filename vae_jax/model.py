@@ -1,6 +1,7 @@
 """A model is a tuple of pure functions, wired together here from a config."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,8 @@ def make_model(config, info):
     require_fit(config.model, event_shape, info.condition_shape)
     posterior, prior = POSTERIORS[config.model.posterior](config.model), PRIORS[config.model.prior](config.model)
     likelihood = LIKELIHOODS[config.model.likelihood](config.model, event_shape)
+    start = "zeros" if config.inference.start == "encoder" else config.inference.start
+    start_rows = partial(STARTS[start], posterior.heads)
     encoder = networks.make_encoder(config.model, posterior.heads)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
 
@@ -74,15 +77,6 @@ def make_model(config, info):
             return params, start_rows(jax.random.split(table_key, info.num_train))
         return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
 
-    def start_rows(keys):
-        start = "zeros" if config.inference.start == "encoder" else config.inference.start
-        return STARTS[start](posterior.heads, keys)
-
-    def settle(params, old, gradient):
-        if "likelihood" not in params:
-            return params
-        return {**params, "likelihood": likelihood.settle(*(tree["likelihood"] for tree in (params, old, gradient)))}
-
     return Model(
         init=init,
         infer=INFERENCES[config.inference.kind](encode, make_q, config.inference),
@@ -92,8 +86,15 @@ def make_model(config, info):
         decode=decode,
         prior=make_prior,
         conditional=prior.conditional,
-        settle=settle,
+        settle=partial(settle, likelihood),
     )
+
+
+def settle(likelihood, params, old, gradient):
+    """The parameters after a step, those of the likelihood by its own rule."""
+    if "likelihood" not in params:
+        return params
+    return {**params, "likelihood": likelihood.settle(*(tree["likelihood"] for tree in (params, old, gradient)))}
 
 
 def sample_prior(model, params, key, count, condition=None):

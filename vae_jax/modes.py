@@ -8,8 +8,8 @@ import numpy as np
 from vae_jax import arrays, examine, parallel, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, ConfigError, default, in_groups, validate
+from vae_jax.families import DRAWS_ONLY
 
-DRAWS_ONLY = ("planar", "iaf")  # posteriors with a density at their own draws only
 NO_GAPS = {
     "dirac": "dirac has no bound to be loose",
     "two_layer": "two_layer has a z of two arrays, and AIS walks in one: use --mode=gaps on models of one layer",

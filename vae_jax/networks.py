@@ -97,9 +97,9 @@ class Residual(nn.Module):
         return h + convolution(features)(act(convolution(features)(act(h))))
 
 
-def convolution(features, stride=1, name=None):
+def convolution(features, stride=1):
     """3x3, Glorot-uniform weights, zero bias."""
-    return nn.Conv(features, (3, 3), (stride, stride), kernel_init=nn.initializers.glorot_uniform(), name=name)
+    return nn.Conv(features, (3, 3), (stride, stride), kernel_init=nn.initializers.glorot_uniform())
 
 
 class ConvEncoder(nn.Module):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import importance
-from vae_jax.distributions import LOG_2PI, Normal, StandardNormal, closed_form_kl, std_from_log, typed
+from vae_jax.distributions import LOG_2PI, Normal, StandardNormal, kl_of_dimensions, std_from_log, typed
 from vae_jax.elbo import Elbo, elbo_fn
 
 
@@ -46,17 +46,9 @@ def free_bits(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", free=0
     each. Couples the batch: `gather` brings `[b, ...]` of this device to `[B, ...]` of all.
     """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
-    parts = kl_of_dimensions(q, prior, terms)
-    average = gathered(gather, parts).mean(0)
+    parts = kl_of_dimensions(q, StandardNormal(()) if prior is None else prior)
+    average = gathered(gather, terms.kl[:, None] if parts is None else parts).mean(0)
     return terms.log_likelihood - jnp.maximum(free, average).sum(), terms
-
-
-def kl_of_dimensions(q, prior, terms):
-    """KL of each dimension `[B, Z]` of two diagonal Gaussians, otherwise the whole of it `[B, 1]`."""
-    prior = StandardNormal(()) if prior is None else prior
-    if not isinstance(q, Normal) or not isinstance(prior, StandardNormal | Normal):
-        return terms.kl[:, None]
-    return closed_form_kl(*jax.tree.map(lambda leaf: leaf[..., None], (q, prior)))
 
 
 def beta_tc(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=1.0, num_examples=None, gather=None):

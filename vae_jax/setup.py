@@ -245,8 +245,13 @@ def load_run(workdir):
     condition = jax.ShapeDtypeStruct((1, *info.condition_shape), jnp.float32) if info.condition_shape else None
     params, _ = jax.eval_shape(model.init, jax.random.key(0), x_init, condition)
     name = "ema" if averaged else "params"
-    folder = Path(workdir) / (BEST if config.train.select == "best" else CHECKPOINTS)
+    folder = selected(config, workdir)
     return Loaded(config, info, model, checkpoint.restore(folder, {name: params}, partial=True)[name])
+
+
+def selected(config, workdir):
+    """The directory of the checkpoints that a finished run is measured by."""
+    return Path(workdir) / (BEST if config.train.select == "best" else CHECKPOINTS)
 
 
 def read_info(workdir):
@@ -272,22 +277,37 @@ def evaluation_examples(setup, split_name, limit=0):
     split = getattr(setup.dataset, split_name)
     count = min(limit or len(split.image), len(split.image))
     keys = evaluate.split_keys(setup.config.eval.seed, split_name, count)
-    binarize = lambda chunk: setup.prepare(evaluate.fold_in_each(chunk["key"], evaluate.BINARIZE), chunk["image"])
-    image = evaluate.in_chunks(binarize, {"image": split.image[:count], "key": keys}, 2500)
+    image = prepared(setup.prepare, split.image[:count], keys)
     arrays = {"label": split.label, "condition": split.condition}
     examples = {name: array[:count] for name, array in arrays.items() if array is not None}
     return {**examples, "image": image, "key": keys, "index": np.arange(count)}
 
 
+def prepared(prepare, image, keys):
+    """Stored images as the model's data, each by its own key."""
+    binarize = lambda chunk: prepare(evaluate.fold_in_each(chunk["key"], evaluate.BINARIZE), chunk["image"])
+    return evaluate.in_chunks(binarize, {"image": image, "key": keys}, 2500)
+
+
 def with_rows(setup, params, examples, local=()):
     """The examples with the rows of q: from the table `local` if given, otherwise as the run's inference finds them."""
-    config, spread = setup.config, parallel.spread(setup.mesh)
+    config = setup.config
     if local != ():
         where = streams.row_of(examples["index"], setup.dataset.info.num_train, num_streams(config))
         rows = jax.device_get(jax.tree.map(lambda column: column[where], local.rows))
-    elif has_table(config):
-        rows = evaluate.fit_examples(setup.model, params, examples, config.fit, config.eval.chunk_rows, spread)
     else:
-        rows = evaluate.find_rows(setup.model, params, examples, config.eval, spread)
-    examples = {**examples, "rows": rows}
-    return {**examples, "mean": evaluate.latent_means(setup.model, params, examples, spread)}
+        rows = found_rows(config, setup.model, params, examples, parallel.spread(setup.mesh))
+    return {**examples, "rows": rows}
+
+
+def found_rows(config, model, params, examples, spread):
+    """The rows of q: fitted to each example where the run has no encoder, otherwise as its inference finds them."""
+    if has_table(config):
+        return evaluate.fit_examples(model, params, examples, config.fit, config.eval.chunk_rows, spread)
+    return evaluate.find_rows(model, params, examples, config.eval, spread)
+
+
+def with_codes(setup, params, examples, local=()):
+    """`with_rows`, and the mean of q(z|x) of every example."""
+    examples = with_rows(setup, params, examples, local)
+    return {**examples, "mean": evaluate.latent_means(setup.model, params, examples, parallel.spread(setup.mesh))}

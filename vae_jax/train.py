@@ -143,8 +143,8 @@ def finish(setup, workdir, state, log):
     splits = {"valid": measure_bound(setup, params, setups.evaluation_examples(setup, "valid"))}
     if config.eval.train_examples:
         train = setups.evaluation_examples(setup, "train", config.eval.train_examples)
-        splits["train"] = measure_all(setup, params, setups.with_rows(setup, params, train, state.local))
-    test = setups.with_rows(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
+        splits["train"] = measure_all(setup, params, setups.with_codes(setup, params, train, state.local))
+    test = setups.with_codes(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
     splits["test"] = measure_all(setup, params, test)
     log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
     records = rundir.read_metrics(workdir)
@@ -156,7 +156,7 @@ def finish(setup, workdir, state, log):
         "selected": config.train.select,
         "num_params": networks.count(params),
         "splits": splits,
-        "figures": draw_figures(setup, workdir, params, test, records),
+        "figures": draw_figures(setup, workdir, params, test, records, state.local),
     }
     rundir.write_summary(workdir, summary)
     return summary
@@ -179,13 +179,14 @@ def measure_all(setup, params, examples):
     return numbers
 
 
-def draw_figures(setup, workdir, params, examples, records):
+def draw_figures(setup, workdir, params, examples, records, local):
     """The pictures of a run, saved; {name: caption}."""
     from vae_jax import figures  # matplotlib takes a second that the first step need not wait for
 
     model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
     shown = jax.tree.map(lambda array: array[:PAIRS], examples)
     condition = examples["condition"][:count] if "condition" in examples else None
+    count = count if condition is None else len(condition)
     prior_key = jax.random.fold_in(jax.random.key(seed), len(evaluate.SPLITS))
     pictures = {
         "curves": (
@@ -198,7 +199,7 @@ def draw_figures(setup, workdir, params, examples, records):
         ),
     }
     if setup.config.model.posterior == "dirac":
-        codes = setups.with_rows(setup, params, setups.evaluation_examples(setup, "train", CODES))["mean"]
+        codes = setups.with_codes(setup, params, setups.evaluation_examples(setup, "train", CODES), local)["mean"]
         means = evaluate.code_means(model, params, codes, count, seed, condition)
         caption = "The decoder at draws of a mixture of Gaussians fitted to the codes of training images."
     else:
@@ -206,9 +207,16 @@ def draw_figures(setup, workdir, params, examples, records):
         caption = "The mean of p(x|z) at draws of z from the prior."
     pictures["samples"] = (figures.samples(means), caption)
     if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
-        standard = setup.config.model.prior == "standard_normal" and setup.config.model.posterior != "dirac"
-        scatter = figures.latent_scatter(examples["mean"], examples.get("label"), prior=standard)
-        pictures["latent"] = (scatter, "The mean of q(z|x) of every test image.")
+        pictures["latent"] = latent_picture(setup.config, examples)
     for name, (figure, _) in pictures.items():
         rundir.save_figure(workdir, name, figure)
     return {name: caption for name, (_, caption) in pictures.items()}
+
+
+def latent_picture(config, examples):
+    """(Figure, caption) of the latent means `[N, 2]`, with circles where the prior is the standard normal."""
+    from vae_jax import figures
+
+    standard = config.model.prior == "standard_normal" and config.model.posterior != "dirac"
+    scatter = figures.latent_scatter(examples["mean"], examples.get("label"), prior=standard)
+    return scatter, "The mean of q(z|x) of every test image."
