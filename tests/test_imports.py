@@ -51,6 +51,7 @@ ALLOWED = {
     "gaps": BELOW | {"evaluate", "ais", "figures", "terminal"},
     "posteriors": BELOW | {"evaluate"},
     "aggregate": BELOW | {"evaluate"},
+    "compilation": set(),
     "latents": BELOW,
     "pictures": {"figures"},
     "arrays": BELOW | DONE_WITH_A_MODEL | {"setup", "files"},
