@@ -12,12 +12,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from vae_jax.figures import BLUE, CLASS_COLORS, PANELS, curve, finite, plain, robust_limits
+from vae_jax.figures import BLUE, CLASS_COLORS, ORANGE, PANELS, curve, finite, plain, robust_limits
 from vae_jax.fold import BETA, DISTORTION, RATE, standard_error
 from vae_jax.swept import ordered, spell
 from vae_jax.tables import headed, label, unit_of
 
 MARKERS, DASHES = "osD^vPX*<>", ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+COLORS = (BLUE, ORANGE, *(CLASS_COLORS[i] for i in (3, 8, 9, 4, 7, 5)))  # those that a thin line can have
 COLUMNS = 3  # panels side by side
 ENTRIES = 18  # of a legend, in one column
 BAND = "mean over seeds, band or bar: ± one standard error"
@@ -56,9 +57,8 @@ def lines(table, x, first=None) -> list[Line]:
 def palette(values) -> list:
     """A colour for each value: a scale where they are numbers, classes where they are not."""
     if len(values) > 1 and all(map(is_number, values)):
-        return [colormaps["viridis"](0.9 * i / (len(values) - 1)) for i in range(len(values))]
-    colors = (BLUE, *CLASS_COLORS)[len(values) > 1 :]
-    return [colors[i % len(colors)] for i in range(max(len(values), 1))]
+        return [colormaps["viridis"](0.85 * i / (len(values) - 1)) for i in range(len(values))]
+    return [COLORS[i % len(COLORS)] for i in range(max(len(values), 1))]
 
 
 def is_number(value) -> bool:
@@ -145,7 +145,7 @@ def key_panel(ax, drawn, table, x, values, name):
         apart = 0.06 * (i - (len(drawn) - 1) / 2) if scale == "words" else 0.0  # where bars would hide each other
         points = [position(row.setting[place], values, scale) + apart for row in rows]
         means, errors = [row.numbers[name].mean for row in rows], [row.numbers[name].stderr or 0.0 for row in rows]
-        style = line.style | ({"linestyle": "none"} if scale == "words" and len(drawn) == 1 else {})
+        style = line.style | ({"linestyle": "none"} if scale == "words" else {})
         ax.errorbar(points, means, yerr=errors, label=line.label, capsize=3, markersize=5, linewidth=1.4, **style)
         shown += means
     dress(ax, values, scale)
@@ -194,6 +194,9 @@ def scale_of(values) -> str:
 
 # Rate and distortion.
 
+ABOVE = {"xytext": (6, 4), "ha": "left", "va": "bottom"}  # of a point, where text stands
+BELOW = {"xytext": (-6, -4), "ha": "right", "va": "top"}
+
 
 def rate_distortion(table, by=None) -> Figure:
     """KL against -E[log p(x|z)] on test, nats, with beta at the points; Alemi et al. (2018).
@@ -204,7 +207,7 @@ def rate_distortion(table, by=None) -> Figure:
     ax = figure.subplots()
     beta = table.keys.index(BETA) if BETA in table.keys else None
     drawn = lines(table, BETA, by) if beta is not None else [Line("", table.rows, {"color": BLUE, "marker": "o"})]
-    for line in drawn:
+    for i, line in enumerate(drawn):
         rows = [row for row in line.rows if RATE in row.numbers and DISTORTION in row.numbers]
         rate, distortion = ([row.numbers[name] for row in rows] for name in (RATE, DISTORTION))
         places = [number.mean for number in rate], [-number.mean for number in distortion]
@@ -212,8 +215,8 @@ def rate_distortion(table, by=None) -> Figure:
         style = line.style if beta is not None else {**line.style, "linestyle": "none"}
         ax.errorbar(*places, **errors, label=line.label, capsize=2, markersize=5, linewidth=1.2, **style)
         for row, *place in zip(rows, *places, strict=True):
-            text = f"β={spell(row.setting[beta])}" if beta is not None else ", ".join(map(spell, row.setting))
-            ax.annotate(text, place, (6, 5), textcoords="offset points", fontsize=9, color=line.style["color"])
+            shown = f"β={spell(row.setting[beta])}" if beta is not None else ", ".join(map(spell, row.setting))
+            ax.annotate(shown, place, **(ABOVE, BELOW)[i % 2], textcoords="offset points", fontsize=8, color="0.2")
     equal_bounds(ax)
     ax.set(xlabel="Rate: KL(q || p), nats per example", ylabel="Distortion: −E[log p(x|z)], nats per example")
     ax.set_title("Rate and distortion on test; the ELBO is equal along a grey line", fontsize=11)

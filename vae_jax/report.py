@@ -94,7 +94,7 @@ def draw(table, runs, options) -> dict:
     by = options.by
     records = {run.path: read_metrics(run.path) for run in runs}
     drawn = {"curves": (charts.training_curves(table, records, by), "Training, a line for each setting.")}
-    x = options.x or next((key for key in table.keys if key != by), None)
+    x = options.x or longest_axis(table, by)
     if x is not None:
         asked = [name for name in options.y if name != TRADE] or table.names
         short = re.sub(r"[^\w.-]", "_", x)
@@ -102,6 +102,13 @@ def draw(table, runs, options) -> dict:
     if {fold.RATE, fold.DISTORTION} <= set(table.names) and (TRADE in options.y or fold.BETA in table.keys):
         drawn[TRADE] = (charts.rate_distortion(table, by), "Rate and distortion.")
     return drawn
+
+
+def longest_axis(table, by):
+    """The key for the axis if none is asked for: the one with the most values, those with numbers first."""
+    values = {key: {row.setting[i] for row in table.rows} for i, key in enumerate(table.keys) if key != by}
+    numbers = [key for key, found in values.items() if all(isinstance(value, int | float) for value in found)]
+    return max(numbers or values, key=lambda key: len(values[key]), default=None)
 
 
 def write(folder, table, runs, along, grids, notes, drawn) -> None:

@@ -17,12 +17,15 @@ CONFIG=${CONFIG:-experiments/digits.py}
 experiment=$(basename "$CONFIG")
 RUNS=${RUNS:-runs/$sweep-$(echo "$experiment" | sed 's/\.py//; s/:/-/')}
 JOBS=${JOBS:-1}
-DRY_RUN=${DRY_RUN:-}
-runs=()                          # the directory of every run, for the report
+DRY_RUN=${DRY_RUN:-0}
+runs=()                           # the directory of every run, for the report
 names=() pids=() logs=() since=() # of the runs in flight
-failed=()                        # a line for each
+failed=()                         # a line for each
 
-case $JOBS in '' | *[!0-9]* | 0*) echo "error: JOBS=$JOBS: expected a number of runs at once, say JOBS=2" >&2 && exit 2 ;; esac
+refuse() { echo "error: $*" >&2 && exit 2; }
+
+case $JOBS in *[!0-9]* | 0*) refuse "JOBS=$JOBS: expected how many runs at once, say JOBS=2" ;; esac
+[ -f "${CONFIG%%:*}" ] || refuse "CONFIG=$CONFIG: there is no such file below $PWD"
 
 # run COMMAND...: starts a run, as soon as fewer than JOBS are in flight.
 run() {
@@ -30,9 +33,9 @@ run() {
   for argument in "$@"; do
     case $argument in --workdir=*) directory=${argument#--workdir=} ;; esac
   done
-  [ -n "$directory" ] || { echo "error: run needs --workdir=DIR: $*" >&2 && exit 2; }
+  [ -n "$directory" ] || refuse "run needs --workdir=DIR: $*"
   runs+=("$directory")
-  if [ -n "$DRY_RUN" ]; then
+  if [ "$DRY_RUN" != 0 ]; then
     show "$@"
   elif python "$here/finished.py" "$directory" "$CONFIG" "$@"; then
     echo "finished  $directory"
@@ -44,7 +47,7 @@ run() {
 
 # finish COMMAND...: waits for all runs, runs the report, tells what failed. Its status is 1 if anything did.
 finish() {
-  [ -z "$DRY_RUN" ] || { show "$@" && return; }
+  [ "$DRY_RUN" = 0 ] || { show "$@" && return; }
   while [ ${#pids[@]} -gt 0 ]; do sleep 0.1 && reap; done
   echo
   local status=0
@@ -83,14 +86,15 @@ reap() {
   done
 }
 
-# Ctrl-C and kill stop every run; background commands ignore the former, so they get the latter.
+# However the sweep ends, no run outlives it. Background commands ignore Ctrl-C, so they are sent a TERM.
 stop() {
   trap '' INT TERM HUP
-  [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2> /dev/null || true
+  [ ${#pids[@]} -gt 0 ] || return 0
+  kill "${pids[@]}" 2> /dev/null || true
   wait
   echo "stopped: the same command goes on" >&2
-  exit "$1"
 }
-trap 'stop 130' INT
-trap 'stop 143' TERM
-trap 'stop 129' HUP
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
