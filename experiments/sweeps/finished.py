@@ -22,9 +22,9 @@ def finished(directory, config, command):
         changed = any(path.stat().st_mtime >= made for path in files)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    arguments = command[len(command) - len(argv) + 1 :]  # argv begins with the program, a command with python -m
+    program, arguments = command[:3], command[3:]  # python -m vae_jax.main, and what is argv[1:] in it
     complete = isinstance(summary, dict) and summary.get("complete") is True
-    return complete and len(argv) <= len(command) and arguments == argv[1:] and not changed
+    return complete and program[1:] == ["-m", "vae_jax.main"] and arguments == argv[1:] and not changed
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ run() {
   runs+=("$directory")
   if [ "$DRY_RUN" != 0 ]; then
     show "$@"
-  elif python "$here/finished.py" "$directory" "$CONFIG" "$@"; then
+  elif python "$here/finished.py" "$directory" "$CONFIG" "$@" 2> /dev/null; then
     echo "finished  $directory"
   else
     while [ ${#pids[@]} -ge "$JOBS" ]; do sleep 0.1 && reap; done
