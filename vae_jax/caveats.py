@@ -2,11 +2,12 @@
 
 import itertools
 import math
+import re
 
 from vae_jax.config import in_groups
 from vae_jax.fold import lookup
 from vae_jax.rundir import flat
-from vae_jax.swept import ASIDE, of_the_seed, ordered, spell, spelled, varying
+from vae_jax.swept import ASIDE, hashable, of_the_seed, ordered, spell, spelled, varying
 
 UNLIKE = {  # groups of the configuration -> what a difference in them means
     "data": "these runs saw other data, or saw it otherwise",
@@ -14,14 +15,13 @@ UNLIKE = {  # groups of the configuration -> what a difference in them means
     "model.likelihood": "likelihoods of different kinds do not compare",
 }
 INCIDENTAL = ("command", "argv", "started")  # of the environment: no number depends on them
-SHOWN = 3  # runs that a line names
 LISTED = 20  # missing combinations with a line each
 
 
 def caveats(runs, table, along) -> list[str]:
     """Every line about runs that make one table; `along` are the keys that change together with the table's."""
     lines = [*missing_numbers(table), *missing_settings(table), *missing_seeds(table)]
-    lines += [*together(table.keys, along), *unlike_configs(runs, table), *set_aside(runs, table)]
+    lines += [*together(table.keys, along), *unlike_configs(runs), *set_aside(runs, table)]
     return [*lines, *unlike_data(runs), *unlike_environments(runs)]
 
 
@@ -30,7 +30,7 @@ def missing_numbers(table):
     for name in table.names:
         without = [run.path for row in table.rows for run in row.runs.values() if lookup(run, name) is None]
         if without:
-            yield f"{name} is not in {listed(without)}"
+            yield f"{name} is not in {', '.join(without)}"
     for row in table.rows:
         for name in (name for name, number in row.numbers.items() if not math.isfinite(number.mean)):
             yield f"{name} is not finite at {spelled(table.keys, row.setting)}"
@@ -50,6 +50,8 @@ def missing_settings(table):
 
 def missing_seeds(table):
     """Settings that lack seeds which others have."""
+    if "seed" in table.keys:
+        return
     every = sorted({seed for row in table.rows for seed in row.runs})
     for row in table.rows:
         lacking = [seed for seed in every if seed not in row.runs]
@@ -63,10 +65,10 @@ def together(keys, along):
         yield f"{', '.join(along)}: what differs here goes with {' and '.join(keys)}"
 
 
-def unlike_configs(runs, table):
+def unlike_configs(runs):
     """Swept keys across which numbers do not compare."""
-    inside = set(varying(runs)) - set(of_the_seed(runs))
-    for key in (key for key in varying(runs) if key in inside and not in_groups(key, ASIDE)):
+    seeds = of_the_seed(runs)
+    for key in (key for key in varying(runs) if key not in seeds and not in_groups(key, ASIDE)):
         for group in (group for group in UNLIKE if in_groups(key, (group,))):
             yield f"{key} differs: {UNLIKE[group]}"
 
@@ -97,18 +99,14 @@ def unlike(what, dicts, runs):
     for key in dict.fromkeys(key for values in dicts for key in values):
         holders = {}
         for values, run in zip(dicts, runs, strict=True):
-            holders.setdefault(brief(values.get(key, "absent")), []).append(run.path)
+            holders.setdefault(spell(hashable(values.get(key, "absent"))), []).append(run.path)
         if len(holders) > 1:
             (common, most), *rest = sorted(holders.items(), key=lambda item: -len(item[1]))
-            others = "; ".join(f"{value} in {listed(paths)}" for value, paths in rest)
-            yield f"{what} differs in {key}: {common} in {len(most)} run{'s' * (len(most) > 1)}; {others}"
+            others = "; ".join(f"{brief(value)} in {', '.join(paths)}" for value, paths in rest)
+            yield f"{what} differs in {key}: {brief(common)} in {len(most)} run{'s' * (len(most) > 1)}; {others}"
 
 
-def brief(value) -> str:
-    text = spell(tuple(value) if isinstance(value, list) else value)
+def brief(text) -> str:
+    if re.fullmatch("[0-9a-f]{40}", text):
+        return text[:10]  # a commit
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def listed(paths) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(paths[:SHOWN]) + more

@@ -21,8 +21,8 @@ MARKERS, DASHES = "osD^vPX*<>", ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 COLORS = (BLUE, ORANGE, *(CLASS_COLORS[i] for i in (3, 8, 9, 4, 7, 5)))  # those that a thin line can have
 COLUMNS = 3  # panels side by side
 ENTRIES = 18  # of a legend, in one column
-BAND = "mean over seeds, band or bar: ± one standard error"
-SINGLE = "one seed, bar: ± one standard error over examples"
+OVER_SEEDS = "mean over seeds, {}: ± one standard error"
+ONE_SEED = "one seed, bar: ± one standard error over examples"
 
 
 class Line(NamedTuple):
@@ -82,7 +82,7 @@ def training_curves(table, records, by=None) -> Figure:
     for split, row in zip(splits, figure.subplots(len(splits), len(names), squeeze=False), strict=True):
         for name, ax in zip(names, row, strict=True):
             curves_panel(ax, drawn, records, split, name)
-    figure.suptitle(f"Training: {BAND if table.over_seeds else 'one seed'}", fontsize=11)
+    figure.suptitle(f"Training: {OVER_SEEDS.format('band') if table.over_seeds else 'one seed'}", fontsize=11)
     legend(figure, ax, table.keys, by)
     return figure
 
@@ -132,7 +132,7 @@ def against_key(table, x, names, by=None) -> Figure:
     values, drawn = ordered([row.setting[table.keys.index(x)] for row in table.rows]), lines(table, x, by)
     for ax, name in zip(axes, names, strict=False):
         key_panel(ax, drawn, table, x, values, name)
-    figure.suptitle(BAND.replace("band or ", "") if table.over_seeds else SINGLE, fontsize=10)
+    figure.suptitle(OVER_SEEDS.format("bar") if table.over_seeds else ONE_SEED, fontsize=11)
     if len(table.keys) > 1:
         legend(figure, axes[0], [key for key in table.keys if key != x], by)
     return figure

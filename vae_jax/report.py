@@ -35,6 +35,8 @@ def main(arguments=None) -> None:
         (figures if options.figures else report)(options)
     except (swept.FoldError, RunError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
 
 
 def parser() -> Parser:
@@ -154,10 +156,10 @@ def figures(options) -> None:
         fail("no finished run")
 
 
-def fail(message) -> None:
-    """One line on stderr, and exit status 2."""
+def fail(message, status=2) -> None:
+    """One line on stderr, and the end."""
     print("error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

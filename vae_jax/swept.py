@@ -56,7 +56,10 @@ def read_run(path) -> Run:
 
 
 def hashable(value):
-    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
+    """A value of JSON as one that can be compared in sets; an empty group is {}."""
+    if isinstance(value, list | tuple):
+        return tuple(map(hashable, value))
+    return str(value) if isinstance(value, dict) else value
 
 
 def varying(runs) -> list[str]:
