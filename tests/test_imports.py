@@ -56,10 +56,16 @@ ALLOWED = {
     "pictures": {"figures"},
     "arrays": BELOW | DONE_WITH_A_MODEL | {"setup", "files"},
     "examine": BELOW | DONE_WITH_A_MODEL | {"setup", "train", "aggregate", "latents", "pictures"},
-    "modes": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "posteriors", "arrays", "examine"},
+    "modes": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "posteriors", "arrays", "examine", "train"},
+    "swept": {"rundir", "config"},
+    "fold": {"swept"},
+    "caveats": {"swept", "fold", "rundir", "config"},
+    "tables": {"swept", "fold", "terminal"},
+    "charts": {"swept", "fold", "tables", "figures"},
     "setup": BELOW | DONE_WITH_A_MODEL,
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal"},
     **dict.fromkeys(COMMANDS, BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "page", "files", "train", "modes"}),
+    "report": BELOW | {"rundir", "modes", "swept", "fold", "caveats", "tables", "charts"},
     "__init__": MATHS,
 }
 
@@ -67,8 +73,9 @@ ALLOWED = {
 OUTSIDE = {
     "flax": {"networks"},
     "orbax": {"checkpoint"},
-    "matplotlib": {"figures", "gaps", "posteriors", "pictures"},
+    "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts"},
     "tensorflow_datasets": {"data", "files"},
+    "scipy": {"fold"},  # which jax and scikit-learn bring
     "sklearn": {"data", "files", "evaluate", "aggregate"},
     "tensorboardX": {"rundir"},
     "ml_collections": {"config"} | COMMANDS,

@@ -26,11 +26,16 @@ def examine(setup, params, workdir):
 
 def with_codes(setup, params, split, limit, workdir):
     """Examples of a split with the rows and means of q: of training images those of the run's table, if it has one."""
-    examples, local = setups.evaluation_examples(setup, split, limit), ()
-    if split == "train" and setups.has_table(setup.config):
-        like = {"local": setups.abstract_state(setup).local}
-        local = checkpoint.restore(setups.selected(setup.config, workdir), like, partial=True)["local"]
-    return setups.with_codes(setup, params, examples, local)
+    local = trained_rows(setup, workdir) if split == "train" else ()
+    return setups.with_codes(setup, params, setups.evaluation_examples(setup, split, limit), local)
+
+
+def trained_rows(setup, workdir):
+    """The run's table of rows of q, () if it has none."""
+    if not setups.has_table(setup.config):
+        return ()
+    like = {"local": setups.abstract_state(setup).local}
+    return checkpoint.restore(setups.selected(setup.config, workdir), like, partial=True)["local"]
 
 
 def measure(setup, params, examples):

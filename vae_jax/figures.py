@@ -40,7 +40,7 @@ def training_curves(records, units="nats") -> Figure:
     Plots -elbo (-objective where no record has an ELBO), -log_likelihood and kl as they are: `units` only names them.
     What is missing or not finite is left out. Each panel's legend holds each split's last value.
     """
-    keys = [key for key in PANELS if any(_finite(record, key) for record in records)]
+    keys = [key for key in PANELS if any(finite(record, key) for record in records)]
     if "elbo" in keys and "objective" in keys:
         keys.remove("objective")
     figure = Figure(figsize=(4.0 * max(len(keys), 1), 3.3), layout="constrained")
@@ -50,7 +50,7 @@ def training_curves(records, units="nats") -> Figure:
     time = "epoch" if all("epoch" in record for record in records) else "step"
     for ax, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         title, sign = PANELS[key]
-        _curves_panel(ax, {split: _curve(records, split, time, key, sign) for split in SPLITS})
+        _curves_panel(ax, {split: curve(records, split, time, key, sign) for split in SPLITS})
         ax.set_title(title, fontsize=11, loc="left", pad=24)  # the legend stands between title and axes
         ax.set(xlabel=time.capitalize(), ylabel=f"{units} per example" if units == "nats" else units)
     return figure
@@ -180,7 +180,7 @@ def _line_grid(rows, title):
         ax.set_visible(i < num)
         ax.tick_params(labelsize=8, labelbottom=i + columns >= num)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _plain(ax)
+        plain(ax)
     figure.suptitle(title, fontsize=11)
     figure.supxlabel("Component", fontsize=10)
     figure.supylabel("Value", fontsize=10)
@@ -189,13 +189,13 @@ def _line_grid(rows, title):
     return figure
 
 
-def _finite(record, key):
+def finite(record, key):
     return record.get(key) is not None and bool(np.isfinite(record[key]))
 
 
-def _curve(records, split, time, key, sign):
+def curve(records, split, time, key, sign):
     """The split's (times [T], values [T]), finite ones only, in order of time."""
-    own = [r for r in records if r.get("split") == split and _finite(r, key) and _finite(r, time)]
+    own = [r for r in records if r.get("split") == split and finite(r, key) and finite(r, time)]
     points = sorted((r[time], sign * r[key]) for r in own)
     return np.array(points, float).reshape(-1, 2).T
 
@@ -210,14 +210,14 @@ def _curves_panel(ax, curves):
             ax.axhline(value[-1], **style | {"marker": None})
         every = max(1, len(time) // 40) if "marker" in style else None
         ax.plot(time, value, label=f"{split} {value[-1]:.4g}", markevery=every, **style)
-    ax.set_ylim(_robust_limits(list(curves.values())))
+    ax.set_ylim(robust_limits(list(curves.values())))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=max(time[-1] for time, _ in curves.values()) >= 6))
     tight = {"frameon": False, "fontsize": 9, "handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 1.0}
     ax.legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), borderpad=0.2, ncols=3, **tight)
-    _plain(ax)
+    plain(ax)
 
 
-def _robust_limits(curves):
+def robust_limits(curves):
     """Limits that hold what follows the first tenth of training and every last value; the start may leave the frame."""
     time, value = np.concatenate(curves, 1)
     late = value[time >= time.min() + 0.1 * np.ptp(time)]
@@ -270,7 +270,7 @@ def _spread(points, distance):
     return points
 
 
-def _plain(ax):
+def plain(ax):
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)

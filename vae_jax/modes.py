@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vae_jax import arrays, examine, parallel, rundir, terminal
+from vae_jax import arrays, examine, parallel, rundir, terminal, train
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, ConfigError, default, in_groups, validate
 from vae_jax.families import DRAWS_ONLY
@@ -61,6 +61,21 @@ def evaluate(workdir, overrides, num_devices=0):
         save(workdir, split, entries, drawn if split == "test" else {})
     terminal.say(terminal.table({"splits": numbers}))
     terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+def draw(workdir):
+    """The pictures of a run's end for a run that was finished without them, and its report; returns {name: caption}."""
+    workdir = Path(workdir)
+    setup, params = reopen(workdir, {})
+    config = setup.config
+    shown = 0 if config.model.latent_dim == 2 else max(train.PAIRS, config.figures.count)  # the scatter shows them all
+    limit = min(filter(None, (shown, config.eval.max_examples)), default=0)
+    examples = examine.with_codes(setup, params, "test", limit, workdir)
+    rest = (rundir.read_metrics(workdir), examine.trained_rows(setup, workdir))
+    captions = train.draw_figures(setup, workdir, params, examples, *rest)
+    rundir.write_summary(workdir, rundir.read_summary(workdir) | {"figures": captions})
+    rundir.write_report(workdir, default().to_dict())
+    return captions
 
 
 def sample(workdir, out, count, data=""):

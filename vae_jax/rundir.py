@@ -147,6 +147,11 @@ def read_info(workdir) -> dict:
     return _read(workdir, INFO)
 
 
+def read_environment(workdir) -> dict:
+    """Versions, commit and devices, {} where none were stored. Raises RunError if it does not read."""
+    return _read(workdir, ENVIRONMENT) if (pathlib.Path(workdir) / ENVIRONMENT).exists() else {}
+
+
 def read_summary(workdir) -> dict | None:
     """The final numbers, None before there are any. Raises RunError if this is no run directory."""
     _read(workdir, CONFIG)
@@ -197,7 +202,7 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
         config=read_config(root),
         changed={} if config_default is None else differing(config_default, read_config(root)),
         info=read_info(root),
-        environment=_read(root, ENVIRONMENT) if (root / ENVIRONMENT).exists() else {},
+        environment=read_environment(root),
         summary=read_summary(root) or {},
         metrics=read_metrics(root),
         figures={path.stem: path.read_bytes() for path in sorted((root / FIGURES).glob("*.png"))},

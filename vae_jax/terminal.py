@@ -57,11 +57,19 @@ def say(text=""):
 
 def number(entry):
     """An entry of the summary as text: value, standard error, unit."""
-    value, stderr = f"{entry['value']:.6g}", entry.get("stderr")
-    if stderr is not None and math.isfinite(stderr):
-        digits = max(0, 1 - int(f"{stderr:e}".split("e")[1])) if stderr else 2  # two significant digits of the error
-        value = f"{entry['value']:.{digits}f} ± {stderr:.{digits}f}"
-    return f"{value} {entry['unit']}"
+    return f"{measured(entry['value'], entry.get('stderr'))} {entry['unit']}"
+
+
+def measured(value, stderr):
+    """'25.24 ± 0.20': a value with two significant digits of its standard error, if it has one."""
+    if stderr is None or not math.isfinite(stderr):
+        return f"{value:.6g}"
+    return f"{value:.{decimals(stderr)}f} ± {stderr:.{decimals(stderr)}f}"
+
+
+def decimals(error):
+    """How many decimals show two significant digits of an error."""
+    return max(0, 1 - int(f"{error:e}".split("e")[1])) if error else 2
 
 
 def table(summary):

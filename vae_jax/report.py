@@ -1,0 +1,166 @@
+"""One table of any set of runs: means over seeds, differences from the best, pictures.
+
+    python -m vae_jax.report runs/beta/*
+    python -m vae_jax.report runs/z=* --x=model.latent_dim --y=test.nll,valid.elbo --out=runs/latent_size
+    python -m vae_jax.report --figures runs/z=*
+
+What was swept is found by comparing the configurations. Runs that differ in their seed alone are one row: mean,
+standard error, number of seeds. Whatever is missing or not alike is said below the table.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from vae_jax import fold, swept, tables
+from vae_jax.caveats import caveats
+from vae_jax.rundir import RunError, read_metrics
+
+TRADE = "rate-distortion"
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose mistakes are one line."""
+
+    def error(self, message):
+        fail(message)
+
+
+def main(arguments=None) -> None:
+    """Runs the command; every foreseen mistake becomes one line and exit status 2."""
+    sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end it where output is ASCII
+    options = parser().parse_intermixed_args(arguments)
+    try:
+        (figures if options.figures else report)(options)
+    except (swept.FoldError, RunError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+
+
+def parser() -> Parser:
+    described = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = Parser("python -m vae_jax.report", allow_abbrev=False, **described)
+    listed = lambda text: [part for part in text.split(",") if part]
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
+    parser.add_argument("--x", metavar="KEY", help="key of the configuration along the axis of the picture")
+    parser.add_argument("--by", metavar="KEY", help="swept key whose values are the lines of the pictures")
+    help_y = f"numbers: SPLIT.NAME as in summary.json, train_seconds, num_params; {TRADE} draws KL against distortion"
+    parser.add_argument("--y", metavar="SPLIT.NAME,...", type=listed, default=[], help=help_y)
+    help_against = "what every setting is compared with: the best of each number, or the first row"
+    parser.add_argument("--against", choices=["best", "first"], default="best", help=help_against)
+    parser.add_argument("--out", metavar="DIR", help="where table.csv, .md, .tex, runs.csv and the pictures go")
+    parser.add_argument("--figures", action="store_true", help="draw the pictures of runs that have none; no table")
+    return parser
+
+
+def report(options) -> None:
+    """Prints the table of the runs and writes it, with pictures, to --out."""
+    runs, notes = swept.read_runs(options.runs)
+    if not runs:
+        fail(f"no finished run: {'; '.join(notes)}")
+    for flag, key in (("--x", options.x), ("--by", options.by)):
+        if key is not None:
+            swept.require_swept(runs, key, flag)
+    if options.x is not None and options.x == options.by:
+        fail(f"--x and --by are both {options.x}: lines need another key than the axis")
+    keys, along = swept.swept_keys(runs, [key for key in (options.x, options.by) if key])
+    names = chosen_names(runs, keys, options.y)
+    table, repeated = fold.fold(runs, keys, names, options.against)
+    kept = [run for row in table.rows for run in row.runs.values()]
+    notes += [*repeated, *caveats(kept, table, along)]
+    grids = [grid for grid in (tables.means(table), tables.differences(table, options.against)) if grid]
+    print("\n\n".join([*map(tables.text, grids), *(["\n".join(f"note: {note}" for note in notes)] if notes else [])]))
+    if options.out:
+        write(Path(options.out), table, kept, along, grids, notes, draw(table, kept, options))
+
+
+def chosen_names(runs, keys, asked) -> list[str]:
+    """The numbers asked for, or those of fold.NAMES that there are; with both terms of the bound for their picture."""
+    numbers = list(dict.fromkeys(name for name in asked if name != TRADE))
+    fold.require_names(runs, numbers)
+    known = fold.available(runs)
+    trade = [fold.RATE, fold.DISTORTION]
+    if TRADE in asked:
+        fold.require_names(runs, trade)
+    names = numbers or [name for name in fold.NAMES if name in known]
+    wanted = TRADE in asked or (fold.BETA in keys and not asked and set(trade) <= set(known))
+    return list(dict.fromkeys([*names, *(trade if wanted else [])]))
+
+
+def draw(table, runs, options) -> dict:
+    """{file name without its ending: (Figure, caption)}: curves, every number over a key, rate and distortion."""
+    from vae_jax import charts  # matplotlib, which a table does without
+
+    by = options.by
+    records = {run.path: read_metrics(run.path) for run in runs}
+    drawn = {"curves": (charts.training_curves(table, records, by), "Training, a line for each setting.")}
+    x = options.x or longest_axis(table, by)
+    if x is not None:
+        asked = [name for name in options.y if name != TRADE] or table.names
+        short = re.sub(r"[^\w.-]", "_", x)
+        drawn[short] = (charts.against_key(table, x, asked, by), f"Numbers over {x}.")
+    if {fold.RATE, fold.DISTORTION} <= set(table.names) and (TRADE in options.y or fold.BETA in table.keys):
+        drawn[TRADE] = (charts.rate_distortion(table, by), "Rate and distortion.")
+    return drawn
+
+
+def longest_axis(table, by):
+    """The key for the axis if none is asked for: the one with the most values, those with numbers first."""
+    values = {key: {row.setting[i] for row in table.rows} for i, key in enumerate(table.keys) if key != by}
+    numbers = [key for key, found in values.items() if all(isinstance(value, int | float) for value in found)]
+    return max(numbers or values, key=lambda key: len(values[key]), default=None)
+
+
+def write(folder, table, runs, along, grids, notes, drawn) -> None:
+    """The table in every format, and the pictures, into a folder that is made if need be."""
+    latex = "\n\n".join([*map(tables.latex, grids), *(f"% {note}" for note in notes)])
+    pictures = {f"{name}.png": caption for name, (_, caption) in drawn.items()}
+    texts = {
+        "table.csv": tables.csv_table(table),
+        "runs.csv": tables.csv_runs(runs, [*table.keys, *along, "seed"], table.names),
+        "table.md": tables.whole_markdown(", ".join(table.keys) or "One setting", grids, notes, pictures),
+        "table.tex": latex + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, (figure, _) in drawn.items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+    except OSError as error:
+        fail(f"--out={folder} cannot be written: {error.strerror}")
+    print(f"\n{folder}: {', '.join([*texts, *pictures])}")
+
+
+def figures(options) -> None:
+    """Draws the pictures of runs whose summary has none, and writes their pages."""
+    for flag, value in (("--x", options.x), ("--by", options.by), ("--y", options.y), ("--out", options.out)):
+        if value:
+            fail(f"{flag} belongs to a table and cannot go with --figures")
+    from vae_jax import checkpoint, data, modes, parallel  # jax's programs, which a table does without
+    from vae_jax.config import ConfigError
+
+    foreseen = (checkpoint.CheckpointError, data.DataError, parallel.DeviceError, ConfigError)
+    runs, notes = swept.read_runs(options.runs)
+    for note in notes:
+        print(f"note: {note}")
+    try:
+        for run in runs:
+            drawn = run.summary.get("figures") or modes.draw(run.path)
+            print(f"{run.path}: {', '.join(drawn)}", flush=True)
+    except foreseen as error:
+        fail(error)
+    if not runs:
+        fail("no finished run")
+
+
+def fail(message, status=2) -> None:
+    """One line on stderr, and the end."""
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
