@@ -27,7 +27,7 @@ from vae_jax import config as configs
 AUTOENCODER = {"model.posterior": "dirac", "objective.name": "autoencoder"}
 LINE = {
     "model.latent_dim": 1,
-    "model.hidden": (128, 128, 128),
+    "model.hidden": (256, 256, 256),
     "data.num_train": 50,
     "optimizer.learning_rate": 1e-3,
     "optimizer.warmup_steps": 500,

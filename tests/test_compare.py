@@ -1,4 +1,4 @@
-"""`python -m vae_jax.compare` and experiments/ae_vs_vae.sh: what is measured against what is known, and what refused."""
+"""The command `vae_jax.compare` and experiments/ae_vs_vae.sh: numbers against known ones, and what is refused."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from vae_jax import compare, continuity, evaluate, latents, rundir, subjects, train
+from vae_jax import compare, continuity, data, evaluate, latents, rundir, subjects, train
 from vae_jax import config as configs
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -39,7 +39,7 @@ def small(variant, dim):
     config = configs.from_experiment(ROOT / "experiments/ae_vs_vae.py", variant)
     config.model.hidden, config.model.latent_dim, config.train.epochs = (8,), dim, 2
     config.data.num_train, config.train.batch_size, config.eval.max_examples = 60, 20, 40
-    config.eval.num_samples, config.train.log_every = 2, 0
+    config.eval.num_samples, config.eval.train_examples, config.train.log_every = 2, 0, 0
     return configs.validate(config)
 
 
@@ -51,8 +51,8 @@ def test_runs_and_pca_are_measured_printed_saved_and_drawn(runs, dim, tmp_path, 
     printed, numbers = capsys.readouterr().out, json.loads((out / "comparison.json").read_text())
     models = numbers["models"]
     assert list(models) == ["PCA", "linear_ae", "vae"] and numbers["runs"] == workdirs
-    _, real = subjects.run_subject(workdirs[0])
-    images, test = real.train.reshape(60, -1), real.test.reshape(40, -1)
+    dataset = data.load(small("vae", dim).data)
+    images, test = dataset.train.image.reshape(60, -1) / 16, dataset.test.image[:40].reshape(40, -1) / 16
     pca = PCA(dim).fit(images)
     for split, x in (("train", images), ("test", test)):
         expected = ((x - pca.inverse_transform(pca.transform(x))) ** 2).mean()
@@ -75,7 +75,7 @@ def test_the_continuity_of_a_known_decoder():
     number, 1/4 halfway between neighbours, which is also where their average lies."""
     codes = np.random.default_rng(0).permutation(10).astype(np.float32)[:, None]
     decode = lambda z: np.broadcast_to(z[:, :, None, None], (len(z), 3, 3, 1))
-    subject = subjects.Subject("known", "", codes, codes[:4] + 0.1, decode, codes[:5] + 0.3, False, {})
+    subject = subjects.Subject("known", "", codes, codes[:4] + 0.1, decode, codes[:5] + 0.3, False, False, {})
     real = subjects.Images(decode(codes), decode(codes[:4]), None)
     decoded = compare.decode_all(subject)
     numbers = {name: entry["value"] for name, entry in compare.measure(subject, decoded, real).items()}
@@ -111,7 +111,7 @@ def test_a_grid_of_codes_has_their_quantiles():
 
 def test_draws_of_a_mixture_lie_like_the_codes():
     codes = np.random.default_rng(0).normal([3, -5], [0.5, 2], (2000, 2))
-    z = evaluate.mixture_draws(codes, 4000, 0)
+    z = evaluate.code_draws(codes, 4000, 0)
     assert z.dtype == np.float32
     np.testing.assert_allclose(z.mean(0), codes.mean(0), atol=0.15)
     np.testing.assert_allclose(z.std(0), codes.std(0), rtol=0.06)
@@ -186,17 +186,17 @@ def script(**variables):
     return subprocess.run(["bash", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("data", ["digits", "mnist"])
-def test_the_script_prints_commands_that_exist(data):
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_script_prints_commands_that_exist(name):
     """Every variant of the experiment file but '' and 'quick' is trained once, and every run is compared once."""
-    done = script(DRY_RUN="1", DATA=data, FLAGS="--config.data.manual_dir=A --config.seed=1", OUT="out")
+    done = script(DRY_RUN="1", DATA=name, FLAGS="--config.data.manual_dir=A --config.seed=1", OUT="out")
     assert done.returncode == 0, done.stderr
     trained, compared = {}, []
     for command in map(shlex.split, done.stdout.splitlines()):
         if command[2] == "vae_jax.main":
             path, _, variant = command[3].removeprefix("--config=").partition(":")
             config = configs.from_experiment(ROOT / path, variant)
-            assert configs.validate(config).data.name == data
+            assert configs.validate(config).data.name == name
             assert command[5:] == ["--config.data.manual_dir=A", "--config.seed=1"]
             trained[command[4].removeprefix("--workdir=")] = config.model.latent_dim
         else:

@@ -32,25 +32,34 @@ def test_pairs_share_no_code_and_of_a_line_are_neighbours():
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_no_code_lies_where_none_is_said_to(dim):
-    """Two clusters of unlike scales: every point keeps its distance, in and around the box, the gap not left out."""
+    """Two clusters of unlike scales: every point keeps its distance, around the codes and in the gap between them."""
     rng = np.random.default_rng(2)
     codes = np.concatenate([rng.normal(-4, 0.3, (200, dim)), rng.normal(4, 0.3, (200, dim))]) * [10.0, 0.1][:dim]
     points = continuity.empty(codes, 500, 0)
     assert points.shape == (500, dim)
-    scale = codes.std(0)
-    among = cdist(codes / scale, codes / scale) + 1e9 * np.eye(len(codes))
-    assert cdist(points / scale, codes / scale).min() > np.quantile(among.min(1), 0.95) * 0.999
-    width = np.ptp(codes, axis=0)
-    assert (points > codes.min(0) - 0.3 * width).all() and (points < codes.max(0) + 0.3 * width).all()
-    assert (points < codes.min(0)).any() and (points > codes.max(0)).any()
-    assert (np.abs(points / codes.max(0)) < 0.7).all(1).any()  # between the clusters
+    inverse = np.linalg.inv(np.atleast_2d(np.cov(codes.T, bias=True)))
+    metric = {"metric": "mahalanobis", "VI": inverse}
+    among = cdist(codes, codes, **metric) + 1e9 * np.eye(len(codes))
+    assert cdist(points, codes, **metric).min() > np.quantile(among.min(1), 0.95) * 0.999
+    norm = lambda x: cdist(x, codes.mean(0)[None], **metric).ravel()
+    assert norm(codes).max() < norm(points).max() <= 1.2501 * norm(codes).max()
+    assert norm(points).min() < 0.5  # between the clusters
+
+
+def test_where_no_code_lies_does_not_depend_on_scale_or_rotation():
+    """The same codes, turned and stretched alike in all directions: distances to the nearest are stretched, no more."""
+    codes = np.random.default_rng(4).gamma(2.0, size=(300, 2)) * [1, 5]
+    turn = 7 * np.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])
+    nearest = lambda codes: cdist(continuity.empty(codes, 1000, 0), codes).min(1)
+    one, other = nearest(codes), nearest(codes @ turn + 3) / 7
+    assert abs(one.mean() - other.mean()) < 4 * np.hypot(one.std(), other.std()) / np.sqrt(1000)
 
 
 def test_the_prior_is_looked_at_where_codes_fill_little_of_it():
     codes = np.random.default_rng(3).normal(0, 1e-3, (100, 2))
     assert np.abs(continuity.empty(codes, 200, 0)).max() < 0.1
-    with_prior = continuity.empty(codes, 200, 0, prior=True)
-    assert 1.9 < np.abs(with_prior).max() <= 2.0
+    far = np.linalg.norm(continuity.empty(codes, 200, 0, prior=True), axis=1)
+    assert 2.3 < far.max() < 2.51 and far.min() < 0.5
     collapsed = continuity.empty(np.zeros((50, 2)), 20, 0)
     assert collapsed.shape == (20, 2) and (np.abs(collapsed).max(1) > 0).all()
 

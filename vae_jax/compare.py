@@ -55,10 +55,10 @@ Every number is a mean with its standard error, per element of x in [0, 1] where
 - **d**: squared distance to the nearest training image. The yardstick is that of test images themselves, in the first
   row. Below it lies a copy of a training image, or a blur near to many; hold d elsewhere against d at test codes.
 - **at test codes**: of reconstructions of test images. **halfway**: between the codes of two training images drawn at
-  random; on a line, of any two neighbours. **no code near**: uniformly over the box of the training codes, widened by
-  half, farther from every code than 95 in 100 codes are from their nearest other. **samples**: at draws of the prior,
-  or where there is none of a mixture of ten Gaussians fitted to the codes. **of average**: of the two images
-  themselves, averaged, between whose codes halfway is: what fading one into the other would get.
+  random; on a line, of any two neighbours. **no code near**: uniformly over an ellipsoid that holds the training codes
+  and a quarter more, farther from every code than 95 in 100 codes are from their nearest other. **samples**: at draws
+  of the prior, or where there is none of a mixture of ten Gaussians fitted to the codes. **of average**: of the two
+  images themselves, averaged, between whose codes halfway is: what fading one into the other would get.
 
 The standard errors are over images and points; each run is one seed.
 """
@@ -93,11 +93,11 @@ def decode_all(subject):
         "train": train,
         "reconstruction": subject.test,
         "halfway": train[continuity.pairs(train, POINTS, SEED)].mean(1),
-        "empty": continuity.empty(train, POINTS, SEED, subject.prior),
+        "empty": continuity.empty(train, POINTS, SEED, subject.standard),
         "samples": subject.draws,
     }
     if train.shape[-1] == 2:
-        z["grid"] = latents.quantile_grid(GRID) if subject.prior else latents.code_grid(train, GRID)
+        z["grid"] = latents.quantile_grid(GRID) if subject.standard else latents.code_grid(train, GRID)
     else:
         z |= {"strip": continuity.along(train, CODES, STEPS)[1], "curve": curve_points(train)}
     images = subject.decode(np.concatenate(list(z.values())).astype(np.float32))
@@ -146,7 +146,7 @@ def draw(found, decoded, real, numbers):
     rows, yardstick = [], numbers["real_images"]["value"]
     for subject, images in zip(found, decoded, strict=True):
         row = {"name": subject.name, "about": subject.about, "prior": subject.prior, "images": images}
-        row |= {"codes": subject.test, "numbers": numbers["models"][subject.name]}
+        row |= {"standard": subject.standard, "codes": subject.test, "numbers": numbers["models"][subject.name]}
         if "curve" in images:
             distance = continuity.nearest_distance(images["curve"], real.train)
             order, _ = continuity.along(subject.train, CODES, STEPS)

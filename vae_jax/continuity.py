@@ -41,26 +41,32 @@ def pairs(codes, count, seed):
 
 
 def empty(codes, count, seed, prior=False):
-    """Up to `count` points where no code lies: uniform over a box around the codes, those near a code left out.
+    """Up to `count` points where no code lies: uniform over an ellipsoid, those near a code left out.
 
-    Near is what 95 in 100 codes are to their nearest other, each dimension in its standard deviations. The box is half
-    as wide again as the codes', and holds two standard deviations of the prior where there is one.
+    All in units of the codes' standard deviations along their principal axes, or the prior's where it is a standard
+    normal and larger: so that neither scale nor rotation of z matters. The ellipsoid holds the codes, two standard
+    deviations of that prior, and a quarter more; near is what 95 in 100 codes are to their nearest other.
     """
     from sklearn.neighbors import NearestNeighbors
 
-    scale = np.where(codes.std(0) > 0, codes.std(0), 1)
-    scaled = codes / scale
+    center, (variance, axes) = codes.mean(0), np.linalg.eigh(np.cov(codes.T, bias=True).reshape(codes.shape[1], -1))
+    scale = np.sqrt(np.maximum(variance, 0))
+    scale = np.maximum(scale, 1) if prior else np.where(scale > 0, scale, 1)
+    scaled = (codes - center) @ axes / scale
     neighbours = NearestNeighbors(n_neighbors=2).fit(scaled)
     alone = np.quantile(neighbours.kneighbors(scaled)[0][:, 1], ALONE)
-    low, high = scaled.min(0), scaled.max(0)
-    margin = np.maximum((high - low) / 4, max(2 * alone, 1e-3))  # some of the box is always far from every code
-    low, high = low - margin, high + margin
-    if prior:
-        reach = PRIOR_REACH / scale
-        low, high = np.minimum(low, -reach), np.maximum(high, reach)
-    points = np.random.default_rng(seed).uniform(low, high, (CANDIDATES * count, codes.shape[-1]))
+    radius = max(np.linalg.norm(scaled, axis=1).max(), PRIOR_REACH if prior else 0)
+    radius += max(radius / 4, 2 * alone, 1e-3)  # so that some of it is far from every code
+    points = in_ball(np.random.default_rng(seed), CANDIDATES * count, codes.shape[1], radius)
     points = points[neighbours.kneighbors(points, 1)[0][:, 0] > alone][:count]
-    return (points * scale).astype(np.float32)
+    return (center + points * scale @ axes.T).astype(np.float32)
+
+
+def in_ball(rng, count, dim, radius):
+    """Points `[count, dim]` uniform over a ball around 0."""
+    direction = rng.normal(size=(count, dim))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return radius * rng.uniform(size=(count, 1)) ** (1 / dim) * direction
 
 
 def along(codes, num_codes, steps):

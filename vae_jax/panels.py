@@ -1,7 +1,8 @@
 """Pictures of several models side by side, a row each: arrays in, `matplotlib.figure.Figure` out, as in figures.py.
 
-A row is a dict: name, about, prior (whether z has one), codes, images {what: [N, *event]}, numbers {name: {value,
-stderr}}; for a line also curve and strip. Images are in [0, 1]; values outside are clipped.
+A row is a dict: name, about, prior (whether z has one), standard (whether that is the standard normal), codes, images
+{what: [N, *event]}, numbers {name: {value, stderr}}; for a line also curve and strip. Images are in [0, 1]; values
+outside are clipped.
 """
 
 import numpy as np
@@ -10,9 +11,8 @@ from matplotlib.figure import Figure
 from vae_jax.figures import BLACK, BLUE, ORANGE, draw_latents, image_grid
 
 YARDSTICK = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": "held-out real images"}
-AVERAGE = {"color": ORANGE, "markersize": 5, "fillstyle": "none"}
+AVERAGE = {"color": ORANGE, "markersize": 5, "fillstyle": "none", "linestyle": "", "label": "the two images averaged"}
 NAME = {"fontsize": 12, "weight": "bold"}
-DISTANCE = "Squared distance to the nearest training image, per pixel"
 
 
 def planes(rows, label, yardstick, where):
@@ -23,21 +23,26 @@ def planes(rows, label, yardstick, where):
     figure = Figure(figsize=(13.2, 2.9 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(1.25, 1, 1, 1.1))
     for (latent, grid, samples, distances), row in zip(axes, rows, strict=True):
-        draw_latents(latent, row["codes"], label, prior=row["prior"], fontsize=6)
+        draw_latents(latent, row["codes"], label, prior=row["standard"], fontsize=6)
         latent.set_title(row["about"], fontsize=9)
         latent.set(xlabel="$z_1$", ylabel="$z_2$")
         latent.annotate(
             row["name"], (-0.2, 0.5), xycoords="axes fraction", rotation=90, va="center", ha="right", **NAME
         )
         draw_images(grid, row["images"]["grid"])
-        grid.set_title("over quantiles of " + ("the prior" if row["prior"] else "its codes"), fontsize=9)
+        grid.set_title("over quantiles of " + ("the prior" if row["standard"] else "its codes"), fontsize=9)
         draw_images(samples, row["images"]["samples"])
         samples.set_title("from the prior" if row["prior"] else "from a mixture fitted to its codes", fontsize=9)
         draw_distances(distances, row["numbers"], yardstick, where)
     for ax, heading in zip(axes[0], ("Codes of test images", "Decoded grid", "Samples", "Continuity"), strict=True):
         ax.annotate(heading, (0.5, 1.17), xycoords="axes fraction", ha="center", **NAME)
     share_limits(axes[:, 3])
-    axes[-1, 3].set_xlabel(DISTANCE.replace(", per", ",\nper"), fontsize=9)
+    axes[-1, 3].set_xlabel(
+        "Squared distance to the nearest\ntraining image, per pixel, ± 2 standard errors", fontsize=9
+    )
+    figure.legend(
+        *axes[0, 3].get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False, fontsize=9
+    )
     return figure
 
 
@@ -53,14 +58,22 @@ def draw_distances(ax, numbers, yardstick, where):
     entries = [numbers[f"nearest_{name}"] for name in where]
     values, errors = ([entry[part] or 0.0 for entry in entries] for part in ("value", "stderr"))
     ax.axvline(yardstick, **YARDSTICK)
-    ax.errorbar(values, range(len(where)), xerr=2 * np.array(errors), fmt="o", color=BLUE, markersize=5, capsize=3)
-    ax.plot(numbers["nearest_average"]["value"], list(where).index("halfway"), "D", **AVERAGE)
+    ax.errorbar(
+        values,
+        range(len(where)),
+        xerr=2 * np.array(errors),
+        fmt="o",
+        color=BLUE,
+        markersize=5,
+        capsize=3,
+        label="decoded",
+    )
+    ax.plot(numbers["nearest_average"]["value"], list(where).index("halfway"), marker="D", **AVERAGE)
     ax.set_yticks(range(len(where)), where.values(), fontsize=9)
     ax.set_ylim(len(where) - 0.4, -0.6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, axis="x", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.set_title("dashed: held-out images; diamond: two images averaged", fontsize=9)
 
 
 def share_limits(axes):

@@ -27,6 +27,7 @@ class Subject(NamedTuple):
     decode: Callable  # z [P, Z] -> [P, *event]
     draws: np.ndarray  # z of the samples, [SAMPLES, Z]
     prior: bool  # whether the samples come from a prior, and not from a mixture fitted to the codes
+    standard: bool  # whether that prior is the standard normal
     bound: dict  # ELBO and KL of the test images, as a summary has them; {} where there is none
 
 
@@ -86,9 +87,9 @@ def run_subject(workdir):
     if prior:
         draws = jax.device_get(sample_prior(model, params, jax.random.key(SEED), SAMPLES))[0]
     else:
-        draws = evaluate.mixture_draws(train["mean"], SAMPLES, SEED)
-    codes = train["mean"], test["mean"]
-    subject = Subject(Path(workdir).name, describe(config), *codes, decode, draws, prior, bound)
+        draws = evaluate.code_draws(train["mean"], SAMPLES, SEED)
+    codes, standard = (train["mean"], test["mean"]), prior and config.model.prior == "standard_normal"
+    subject = Subject(Path(workdir).name, describe(config), *codes, decode, draws, prior, standard, bound)
     return subject, Images(train["image"], test["image"], test.get("label"))
 
 
@@ -108,5 +109,5 @@ def pca_subject(real, dim):
     pca = Principal(dim, random_state=SEED).fit(vectors(real.train))
     decode = lambda z: pca.inverse_transform(z).reshape(-1, *real.train.shape[1:]).astype(np.float32)
     codes = [pca.transform(vectors(images)).astype(np.float32) for images in (real.train, real.test)]
-    draws = evaluate.mixture_draws(codes[0], SAMPLES, SEED)
-    return Subject(PCA, "principal components", *codes, decode, draws, False, {})
+    draws = evaluate.code_draws(codes[0], SAMPLES, SEED)
+    return Subject(PCA, "principal components", *codes, decode, draws, False, False, {})
