@@ -101,9 +101,10 @@ def lines(rows, yardstick, steps):
         curve.spines[["top", "right"]].set_visible(False)
         draw_strip(strip, row["strip"], steps)
         strip.set_title(in_words(row["numbers"]), fontsize=9)
-    axes[0, 1].set_title(
-        "The middle training images in the order of their codes, and what decodes from one to the next"
+    heading = (
+        "The middle of the line: training images in the order of their codes, and what decodes from one to the next"
     )
+    axes[0, 1].annotate(heading, (0.5, 1.4), xycoords="axes fraction", ha="center", fontsize=10, weight="bold")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return figure

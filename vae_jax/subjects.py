@@ -98,7 +98,9 @@ def describe(config):
     model, objective = config.model, config.objective
     widths = "" if model.encoder == "linear" else " " + "-".join(map(str, model.hidden))
     weights = f" {objective.beta:g}, reconstruction {objective.reconstruction:g}" * (objective.name == "beta")
-    return f"{model.encoder}{widths}, {model.posterior}, {objective.name}{weights}"
+    weighed = model.posterior != "dirac" and (model.likelihood, model.sigma_mode) == ("normal", "fixed")
+    sigma = f", sigma {model.sigma:g}" * weighed  # against the KL, that is: an autoencoder's does not matter
+    return f"{model.encoder}{widths}, {model.posterior}, {objective.name}{weights}{sigma}"
 
 
 def pca_subject(real, dim):
