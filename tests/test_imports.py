@@ -2,7 +2,7 @@
 
 Imports go down only:
 
-    main   sweep   codec   report                    commands
+    main   sweep   codec   report   compare          commands
     train -> setup -> evaluate, gaps, figures, rundir    what is done with a model
     step, model                                      wire functions together
     inference networks data checkpoint ...           one noun each; they do not know one another
@@ -54,6 +54,8 @@ ALLOWED = {
     "compilation": set(),
     "latents": BELOW,
     "pictures": {"figures"},
+    "panels": {"figures"},
+    "continuity": set(),
     "arrays": BELOW | DONE_WITH_A_MODEL | {"setup", "files"},
     "examine": BELOW | DONE_WITH_A_MODEL | {"setup", "train", "aggregate", "latents", "pictures"},
     "modes": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "posteriors", "arrays", "examine", "train"},
@@ -62,6 +64,8 @@ ALLOWED = {
     "caveats": {"swept", "fold", "rundir", "config"},
     "tables": {"swept", "fold", "terminal"},
     "charts": {"swept", "fold", "tables", "figures"},
+    "subjects": BELOW | DONE_WITH_A_MODEL | {"setup", "modes", "examine"},
+    "compare": BELOW | DONE_WITH_A_MODEL | {"terminal", "files", "continuity", "latents", "subjects", "panels"},
     "setup": BELOW | DONE_WITH_A_MODEL,
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal"},
     **dict.fromkeys(COMMANDS, BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "page", "files", "train", "modes"}),
@@ -73,10 +77,10 @@ ALLOWED = {
 OUTSIDE = {
     "flax": {"networks"},
     "orbax": {"checkpoint"},
-    "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts"},
+    "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts", "panels"},
     "tensorflow_datasets": {"data", "files"},
     "scipy": {"fold"},  # which jax and scikit-learn bring
-    "sklearn": {"data", "files", "evaluate", "aggregate"},
+    "sklearn": {"data", "files", "evaluate", "aggregate", "continuity", "subjects"},
     "tensorboardX": {"rundir"},
     "ml_collections": {"config"} | COMMANDS,
     "absl": COMMANDS,

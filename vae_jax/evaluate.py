@@ -239,13 +239,18 @@ CODE_COMPONENTS = 10  # of the mixture from which an autoencoder's codes are dra
 
 
 def code_means(model, params, codes, count, seed, condition=None):
-    """The mean of p(x|z) at `count` draws of a mixture of Gaussians fitted to the codes [N, Z] of an autoencoder.
+    """The mean of p(x|z) at `count` draws of z by `code_draws`, for a model that has no prior to sample."""
+    return decode_means(model, params, code_draws(codes, count, seed), condition)
 
-    Ghosh et al. (2020), section 4: it has no prior to sample.
+
+def code_draws(codes, count, seed):
+    """`count` draws of a mixture of Gaussians fitted to the codes [N, Z] of an autoencoder: [count, Z].
+
+    Ghosh et al. (2020), section 4.
     """
     from sklearn.mixture import GaussianMixture
 
     components = min(CODE_COMPONENTS, len(codes))
+    codes = np.asarray(codes, np.float64)  # in float32 the covariance of a few codes may fail to be one
     z, _ = GaussianMixture(components, random_state=seed).fit(codes).sample(count)
-    z = np.random.default_rng(seed).permutation(z)  # they come sorted by component
-    return decode_means(model, params, z.astype(np.float32), condition)
+    return np.random.default_rng(seed).permutation(z).astype(np.float32)  # they come sorted by component

@@ -84,21 +84,25 @@ def latent_scatter(
     Up to ten distinct whole-number labels are classes: their numbers stand at their medians, and beside
     `class_names[label]` in the legend. Other labels are a quantity and get a colour bar. `prior=False`: no circles.
     """
-    mean = np.asarray(mean)
-    if mean.ndim != 2 or mean.shape[1] != 2:
-        raise ValueError(f"a latent scatter needs means of shape [N, 2], not {mean.shape}; project them first")
-    finite = np.isfinite(mean).all(1)
-    mean, label = mean[finite], None if label is None else np.asarray(label, float)[finite]
     figure = Figure(figsize=(6.4, 5.0), layout="constrained")
     ax = figure.subplots()
-    ax.set_aspect("equal", adjustable="datalim")  # a unit is as long on either axis, and the frame stays full
-    handles = _prior_circles(ax) if prior else []
-    handles += _scatter(ax, mean, label, class_names)
+    handles = draw_latents(ax, mean, label, class_names, prior)
     ax.set_title(title, fontsize=11)
     ax.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
     if handles:
         figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return figure
+
+
+def draw_latents(ax, mean, label=None, class_names=None, prior=True, fontsize=9):
+    """What `latent_scatter` shows, into axes that there are already; returns the legend's handles."""
+    mean = np.asarray(mean)
+    if mean.ndim != 2 or mean.shape[1] != 2:
+        raise ValueError(f"a latent scatter needs means of shape [N, 2], not {mean.shape}; project them first")
+    finite = np.isfinite(mean).all(1)
+    mean, label = mean[finite], None if label is None else np.asarray(label, float)[finite]
+    ax.set_aspect("equal", adjustable="datalim")  # a unit is as long on either axis, and the frame stays full
+    return (_prior_circles(ax) if prior else []) + _scatter(ax, mean, label, class_names, fontsize)
 
 
 def image_grid(x, columns) -> np.ndarray:
@@ -236,7 +240,7 @@ def _prior_circles(ax):
     return [Line2D([], [], label=f"prior {sigma}σ", **style) for sigma, style in enumerate(styles, 1)]
 
 
-def _scatter(ax, mean, label, class_names):
+def _scatter(ax, mean, label, class_names, fontsize):
     """Draws the points; returns the legend's handles of the classes, if there are classes."""
     dots = {"s": float(np.clip(2e4 / max(len(mean), 1), 3, 30)), "linewidths": 0, "alpha": 0.75, "rasterized": True}
     if label is None:
@@ -253,7 +257,7 @@ def _scatter(ax, mean, label, class_names):
     handles = []
     for k, color, where in zip(classes, CLASS_COLORS, _spread(medians, badge_size), strict=False):
         badge = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": color, "linewidth": 1.8}
-        ax.text(*where, f"{k:.0f}", ha="center", va="center", fontsize=9, weight="bold", bbox=badge, zorder=4)
+        ax.text(*where, f"{k:.0f}", ha="center", va="center", fontsize=fontsize, weight="bold", bbox=badge, zorder=4)
         name = f"{k:.0f}" if class_names is None else f"{k:.0f} {class_names[int(k)]}"
         handles.append(Line2D([], [], color=color, label=name, linestyle="", marker="o", markersize=6))
     return handles

@@ -21,7 +21,17 @@ POSTERIOR = 33  # what an example's key is used for here
 def quantile_grid(count):
     """z `[count^2, 2]` by rows, evenly spaced in the probability of a standard normal; z2 rises from bottom to top."""
     axis = np.float32([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)])
-    z1, z2 = np.meshgrid(axis, axis[::-1])
+    return plane(axis, axis)
+
+
+def code_grid(codes, count):
+    """z `[count^2, 2]` by rows, evenly spaced in the quantiles of each dimension of the codes `[N, 2]`, like that."""
+    return plane(*np.quantile(codes, (np.arange(count) + 0.5) / count, axis=0).T.astype(np.float32))
+
+
+def plane(axis1, axis2):
+    """Every pair of the two axes' values, z2 rising from bottom to top."""
+    z1, z2 = np.meshgrid(axis1, axis2[::-1])
     return np.stack([z1.ravel(), z2.ravel()], axis=-1)
 
 
