@@ -192,7 +192,7 @@ NUM_STEPS = 20  # five epochs of 4 steps, in each of which 6 of the 70 examples 
 def run_on(num_devices, kind):
     """(params, table in the order of examples, program text) after plain SGD for decoder and rows alike."""
     mesh, rows = parallel.make_mesh(num_devices), row_updates(plain_rows(), 0.3)
-    train_step = make_step(kind, optax.sgd(0.05), rows, parallel.DEVICES)
+    train_step = make_step(kind, optax.sgd(0.05), rows, parallel.axis(mesh))
     run = step.make_run_steps(train_step, NUM_STEPS, BATCH, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
     data = parallel.put_split(mesh, {"image": streams.to_rows(IMAGE, STREAMS), "index": index})

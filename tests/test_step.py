@@ -108,7 +108,7 @@ def test_ema_follows_the_parameters(model, image, key):
 
 def run_on(num_devices, model, image, optimizer, num_steps, calls=1, seed=0):
     mesh = parallel.make_mesh(num_devices)
-    train_step = make_step(model, optimizer, axis=parallel.DEVICES)
+    train_step = make_step(model, optimizer, axis=parallel.axis(mesh))
     run = step.make_run_steps(train_step, num_steps, BATCH, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
     data = parallel.put_split(mesh, {"image": streams.to_rows(image, STREAMS), "index": index})

@@ -39,6 +39,11 @@ DEVICES = Axis(
 )
 
 
+def axis(mesh):
+    """What a step needs to know of the devices of `mesh`; summed over one, gradients would be copied for nothing."""
+    return DEVICES if mesh.size > 1 else ALONE
+
+
 def make_mesh(num_devices=0):
     """A mesh of the first `num_devices` devices (0: all) over the axis 'devices'."""
     available = jax.device_count()
@@ -104,7 +109,13 @@ def spread(mesh):
 
 
 def device_program(function, mesh, in_specs, out_specs, donate=()):
-    """`function` as one compiled program that every device runs on its blocks; `donate` names arguments given up."""
+    """`function` as one compiled program that every device runs on its blocks; `donate` names arguments given up.
+
+    What it does with the devices beside it goes through `axis(mesh)`.
+    """
+    if mesh.size == 1:
+        places = {"in_shardings": shardings(mesh, in_specs), "out_shardings": shardings(mesh, out_specs)}
+        return jax.jit(function, donate_argnums=donate, **places)
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs), donate_argnums=donate)
 
 

@@ -90,7 +90,7 @@ def make_program(setup):
     train_step = step.make_train_step(
         setup.model,
         setup.optimizer,
-        make_objective(config, setup.dataset.info.num_train),
+        make_objective(config, setup.dataset.info.num_train, parallel.axis(setup.mesh)),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
         weights=make_weights(config.objective, setup.epoch_steps, setup.num_steps),
         refine=make_refine(config.objective),
@@ -98,18 +98,18 @@ def make_program(setup):
         corrupt=make_corruption(config.inference),
         ema=config.optimizer.ema,
         rows=updates if has_table(config) else None,
-        axis=parallel.DEVICES,
+        axis=parallel.axis(setup.mesh),
     )
     sizes = (config.train.batch_size, setup.dataset.info.num_train, num_streams(config))
     return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes, setup.mesh))
 
 
-def make_objective(config, num_train):
-    """The objective of a config with all its arguments but the weights."""
+def make_objective(config, num_train, axis):
+    """The objective of a config with all its arguments but the weights; `axis` are the devices beside this one."""
     name, options = config.objective.name, {"num_samples": config.objective.num_samples, "kl": config.objective.kl}
     objective = OBJECTIVES[name]
     if objective.coupled:
-        options |= {"num_examples": num_train, "gather": parallel.DEVICES.gather}
+        options |= {"num_examples": num_train, "gather": axis.gather}
     return partial(objective.function, **options, **{option: config.objective[option] for option in objective.options})
 
 
