@@ -37,7 +37,7 @@ class Options(NamedTuple):
     """How the runs are made; no number of theirs depends on it, but for rounding."""
 
     num_devices: int = 0  # 0: all there are
-    memory: int | None = None  # bytes that training may take of each device; None: what is free
+    memory: int | None = None  # bytes that training may take of each device; None: most of what is free
     batching: str = "auto"  # map: the runs on a device one after another; vmap: together; auto: map on a CPU
 
 
@@ -64,10 +64,11 @@ class Run(NamedTuple):
 def train_members(members, options):
     """Trains all members that are not finished; {workdir: what stopped it} of those that failed.
 
-    Raises one-line errors, RunError for a directory that holds another run before anything is begun.
+    Raises one-line errors: before anything is begun RunError for a directory that holds another run, and DeviceError.
     """
     if jax.process_count() > 1:
         raise parallel.DeviceError("a sweep runs in one process: start one on each machine, each with its own seeds")
+    parallel.make_mesh(options.num_devices)  # raises if they are not there
     is_finished = lambda m: rundir.run_status(m.workdir, m.config.to_dict(), CHANGEABLE) == "finished"
     pending, environment, failed = [m for m in members if not is_finished(m)], rundir.environment(), {}
     for alike in group(pending, structure):
@@ -85,11 +86,8 @@ def group(items, key):
 
 def structure(member):
     """All of a member's configuration that is compiled in."""
-    return tuple((key, value) for key, value in sorted(rundir.flat(member.config.to_dict()).items()) if not traced(key))
-
-
-def traced(key):
-    return key in setups.TRACED
+    values = rundir.flat(member.config.to_dict())
+    return tuple((key, values[key]) for key in sorted(values) if key not in setups.TRACED)
 
 
 def train_alike(members, options, environment):
@@ -174,6 +172,7 @@ def train_wave(programs, members, size, environment):
 
 
 def begin(setup, mesh, place, member):
+    """The run of a member, to be measured on the device of `mesh`."""
     log = partial(train.log, member.workdir, NO_EVENTS, setup.epoch_steps)
     return Run(place, setup._replace(config=member.config, mesh=mesh), member.workdir, log)
 
@@ -210,13 +209,13 @@ def fit(programs, runs, state, size, failed):
         state, metrics = programs.compiled(size, steps)(hyper, state, programs.data)
         metrics, done = jax.device_get(metrics), done + steps
         runs = log_training(runs, metrics, before, done, (time.perf_counter() - started) / count, progress, failed)
-        is_due = lambda epochs, before=before, done=done: train.crossed(
-            epochs * setup.epoch_steps, before, done, setup.num_steps
-        )
-        if is_due(config.eval_every):
-            evaluate_valid(programs, runs, jax.device_get(state), progress)
-        if is_due(config.checkpoint_every):
-            save(runs, jax.device_get(state), done)
+        cadences = (config.eval_every, config.checkpoint_every)
+        due = [train.crossed(epochs * setup.epoch_steps, before, done, setup.num_steps) for epochs in cadences]
+        host = jax.device_get(state) if any(due) else None
+        if due[0]:
+            evaluate_valid(programs, runs, host, progress)
+        if due[1]:
+            save(runs, host, done)
     progress.close()
     return state, runs
 
@@ -256,6 +255,7 @@ def evaluate_valid(programs, runs, host, progress):
 
 
 def save(runs, host, done):
+    """A checkpoint of every run."""
     for run in runs:
         checkpoint.save(run.workdir / setups.CHECKPOINTS, done, place_of(host, run))
 

@@ -73,7 +73,8 @@ def use_cores():
         "XLA_FLAGS", ""
     )
     if not told:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def free_bytes(mesh):

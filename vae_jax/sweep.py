@@ -43,9 +43,10 @@ def main(arguments):
 
 
 def sweep():
+    """Trains all combinations and prints their numbers."""
     from vae_jax import members, parallel, terminal
 
-    config, grid = command.asked_config(), read_grid(SWEEP.value, command.given())
+    config, grid = command.asked_config(), read_grid(SWEEP.value, command.given() | command.overrides())
     runs = [members.Member(*make_member(config, values)) for values in combinations(grid)]
     parallel.use_cores()
     spelled = ", ".join(f"{key} {','.join(map(str, values))}" for key, values in grid.items())
@@ -118,7 +119,7 @@ def make_member(config, values):
 
 
 def idle(config, grid):
-    """A line for each key of the grid that changes nothing but noise-free copies of the same run."""
+    """A line for each weight in the grid that the objective does not have, so that it makes no difference."""
     from vae_jax.objectives import OBJECTIVES
 
     name = config.objective.name
