@@ -123,7 +123,7 @@ def require_same_states(ours, theirs):
 # ---- a member is the run made alone
 
 
-@pytest.mark.parametrize("batching", ["auto", "vmap"])
+@pytest.mark.parametrize("batching", ["auto", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_members_are_the_runs_made_alone(alone, tmp_path, batching):
     """Two seeds by two betas under a schedule, an average, the best on valid: no run depends on those beside it."""
     ours = members_in(tmp_path, *GRID)
@@ -157,6 +157,14 @@ def test_rows_of_their_own(tmp_path):
     assert members.train_members(ours, members.Options(2, MANY)) == {}
     for one, other in zip(ours, train_alone(theirs), strict=True):
         require_same(one.workdir, other.workdir)
+
+
+def test_runs_that_differ_in_traced_keys_alone_are_one_structure(tmp_path):
+    changes = [
+        {"model__hidden": (width,), "seed": seed, "objective__beta": seed + 1.0} for width in (4, 5) for seed in (0, 1)
+    ]
+    groups = members.group(members_in(tmp_path, *changes), members.structure)
+    assert [[int(member.workdir.name) for member in alike] for alike in groups] == [[0, 1], [2, 3]]
 
 
 def test_traced_keys_are_not_compiled_in():
@@ -289,11 +297,12 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_a_width_takes_a_program_of_its_own(swept, tmp_path):
     """Structural and traced keys together: the directories of vae_jax.main, and a line of numbers for each run."""
     wide = [argument for argument in TINY if "hidden" not in argument]
     asked = "--sweep.model.hidden=4,6x5", "--sweep.seed=0:2"
-    status, out, err = swept(*wide, *asked, f"--workdir={tmp_path}", "--devices=2")
+    status, out, err = swept(*wide, *asked, f"--workdir={tmp_path}", "--devices=1")
     assert status == 0, err
     rest = "digits-quick-epochs=1-hidden={}-seed={}"  # keys of eval make no other run
     directories = [tmp_path / rest.format(hidden, seed) for hidden in ("4", "6,5") for seed in (0, 1)]
