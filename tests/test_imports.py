@@ -23,7 +23,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 MATHS = {"distributions", "gaussians", "likelihoods", "elbo", "importance", "objectives"}
 NOUNS = {"inference", "networks", "flows", "data", "checkpoint", "parallel", "config", "streams", "optimizer"}
 DONE_WITH_A_MODEL = {"evaluate", "ais", "gaps", "figures", "rundir"}
-COMMANDS = {"main", "sweep", "codec", "report"}
+COMMANDS = {"main", "sweep", "codec", "report", "command"}  # command: what they share
 BELOW = MATHS | NOUNS | {"families", "model", "step"}
 
 # module -> the modules of this package it may import. A new module is added here, where DESIGN.md section 1 puts it.
@@ -68,8 +68,12 @@ ALLOWED = {
     "compare": BELOW | DONE_WITH_A_MODEL | {"terminal", "files", "continuity", "latents", "subjects", "panels"},
     "setup": BELOW | DONE_WITH_A_MODEL,
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal"},
+    "members": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "train"},
     **dict.fromkeys(COMMANDS, BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "page", "files", "train", "modes"}),
     "report": BELOW | {"rundir", "modes", "swept", "fold", "caveats", "tables", "charts"},
+    "main": BELOW | DONE_WITH_A_MODEL | {"command", "setup", "terminal", "train", "modes"},
+    "sweep": BELOW | DONE_WITH_A_MODEL | {"command", "terminal", "members"},
+    "command": {"config", "checkpoint", "data", "parallel", "rundir", "train"},
     "__init__": MATHS,
 }
 

@@ -12,6 +12,7 @@ import logging
 import pathlib
 import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+_ONE_AT_A_TIME = threading.Lock()  # the runs of a sweep are measured, and their best saved, in several threads
 _WRITING, _REPLACED, _DOOMED = ".orbax-checkpoint-tmp", ".replaced", ".doomed"
 
 
@@ -159,13 +161,14 @@ def _meet(name: str) -> None:
 def _orbax():
     """A synchronous orbax checkpointer (it leaves no threads behind); its log lines, many under absl's app.run, off."""
     logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            yield checkpointer
-    finally:
-        logger.setLevel(level)
+    with _ONE_AT_A_TIME:
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                yield checkpointer
+        finally:
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -9,25 +9,13 @@ The experiment file holds the configuration; any key of it is a flag, --config.G
 not finished is resumed, a finished one prints its summary, and one with another configuration is left alone.
 """
 
-import inspect
 import os
-import re
-import shutil
-import sys
-import textwrap
-import traceback
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, flags
 
-from vae_jax import config as configs
+from vae_jax import command
+from vae_jax.command import CONFIG, DEVICES, INIT_FROM, WORKDIR, fail, given
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, e.g. experiments/mnist.py or experiments/mnist.py:quick."
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run directory; default: runs/NAME, with a suffix that spells the overrides."
-)
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -38,41 +26,24 @@ MODE = flags.DEFINE_enum(
 COUNT = flags.DEFINE_integer("n", 64, "sample: how many.", 1)
 DATA = flags.DEFINE_string("data", None, "FILE.npz with the array x to encode, or z to decode, and perhaps condition.")
 OUT = flags.DEFINE_string("out", None, "sample, encode, decode: FILE.npz, or FILE.png for images.")
-DEVICES = flags.DEFINE_integer("devices", 0, "How many devices to use; 0: as many as can share the run's streams.", 0)
-INIT_FROM = flags.DEFINE_string("init_from", None, "RUN or RUN@STEP: start a new run from the parameters of another.")
 
 
 def main(arguments):
     """Runs the chosen mode; every foreseen mistake becomes one line and exit status 2."""
-    if len(arguments) > 1:
-        fail(f"unexpected argument {arguments[1]!r}: every option is written --name=value")
-    if MODE.value == "train" and not flags.FLAGS["config"].present:
-        fail("--config is missing; for example --config=experiments/digits.py")
-    if MODE.value != "train" and not WORKDIR.value:
+    command.require_plain(arguments)
+    if MODE.value == "train":
+        command.require_config()
+    elif not WORKDIR.value:
         fail(f"--workdir is missing: --mode={MODE.value} needs the directory of a trained run")
-    if not re.fullmatch(r"[^@]*(@\d+)?", INIT_FROM.value or ""):
-        fail(f"--init_from={INIT_FROM.value}: expected RUN or RUN@STEP, say runs/digits@1400")
-    sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
-    logging.set_verbosity(logging.WARNING)  # jax tells at INFO which accelerators it did not find
-    from vae_jax import checkpoint, data, parallel, rundir, train
-
-    foreseen = (configs.ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError)
-    try:
-        MODES[MODE.value]()
-    except (*foreseen, train.TrainingError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", status=130)
+    command.guarded(MODES[MODE.value])
 
 
 def run_train():
     """Trains, or resumes, the run of --config in its directory and prints its numbers."""
     from vae_jax import rundir, terminal, train
 
-    if INIT_FROM.value:
-        CONFIG.value.init_from = INIT_FROM.value
-    config = configs.validate(CONFIG.value)
-    workdir = WORKDIR.value or rundir.default_workdir(config_path(), overrides())
+    config = command.asked_config()
+    workdir = WORKDIR.value or rundir.default_workdir(command.config_path(), command.overrides())
     terminal.say(terminal.table(train.train(config, workdir, DEVICES.value)))
     terminal.say(f"report    {os.path.join(workdir, 'report.html')}")
 
@@ -122,116 +93,10 @@ def given_to_a_run():
     return given() if flags.FLAGS["config"].present else {}
 
 
-def config_path():
-    return config_flags.get_config_filename(flags.FLAGS["config"])
-
-
-def overrides():
-    """The overridden keys that make a run another run."""
-    source = {"init_from": INIT_FROM.value} if INIT_FROM.value else {}
-    return source | {key: value for key, value in given().items() if not configs.in_groups(key, configs.CHANGEABLE)}
-
-
-def given():
-    """The keys overridden on the command line."""
-    return config_flags.get_override_values(flags.FLAGS["config"])
-
-
-def fail(message, status=2):
-    """One line on stderr, where a progress bar may stand."""
-    bar = "\r\033[K" if sys.stderr.isatty() else ""
-    print(f"{bar}error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(status)
-
-
 def parse(arguments):
     """Flags from the command line; a mistake in them, or in the experiment file, is one line."""
-    if any(re.fullmatch("--?(help|h|helpshort|helpfull)(=.*)?", argument) for argument in arguments[1:]):
-        print(help_text())
-        sys.exit(0)
-    logging.set_verbosity(logging.ERROR)
-    try:
-        require_known_keys(arguments)
-        positional = flags.FLAGS(arguments)
-        if flags.FLAGS["config"].present:
-            getattr(CONFIG.value, "seed", None)  # raises what the experiment file raised, if that was an OSError
-            configs.validate(CONFIG.value)
-        return positional
-    except Exception as error:  # an experiment file is anybody's code and may raise anything
-        fail(explain(error, arguments))
-
-
-def require_known_keys(arguments):
-    """Raises ConfigError at the first --config.KEY that is neither a key nor a group of keys."""
-    for argument in arguments[1:]:
-        found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if found and not any(configs.in_groups(key, (found[1],)) for key in configs.flat(configs.default())):
-            raise configs.ConfigError(configs.unknown_key(found[1]))
-
-
-def explain(error, arguments):
-    """One line about a mistake on the command line, or in the experiment file: what, and where."""
-    spelled = re.findall(r"(?:^|\0)--?config(?:=|\0)([^\0]*)", "\0".join(arguments[1:]))
-    path = spelled[-1].partition(":")[0] if spelled else ""
-    if spelled and not os.path.isfile(path):
-        return f"--config={path}: there is no such file; an experiment file is meant, say experiments/digits.py"
-    wrong_type = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
-    if wrong_type and wrong_type[1] in configs.flat(configs.default()):
-        expected = configs.TYPE_NAMES[type(configs.flat(configs.default())[wrong_type[1]])]
-        return f"config.{wrong_type[1]} = {wrong_type[2]!r}: expected {expected}"
-    for cause in causes(error):
-        lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == path]
-        if isinstance(cause, configs.ConfigError):
-            return cause
-        if isinstance(cause, SyntaxError):
-            return f"{cause.filename}, line {cause.lineno}: {cause.msg}"
-        if isinstance(cause, AttributeError) and str(cause).endswith("'get_config'"):
-            return f"{path} has no function get_config(variant=''), so it is no experiment file"
-        if lines:
-            return f"{path}, line {lines[-1]}: {type(cause).__name__}: {cause}"
-    return next(causes(error))
-
-
-def causes(error):
-    """An error and what it came from, without those by which ml_collections wraps a traceback into a message."""
-    while error is not None:
-        if "Error whilst parsing config file" not in str(error):
-            yield error
-        error = error.__cause__ or error.__context__
-
-
-def help_text():
-    """This module's docstring, its flags, and every key of the configuration with its default and meaning."""
-    names = [flag.name for flag in (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT)]
-    rows = [(f"--{name}", flags.FLAGS[name].help) for name in names]
-    keys = [(f"--config.{key}={value}", meaning) for key, value, meaning in config_keys()]
-    columns = min(max(shutil.get_terminal_size().columns, 80), 120)
-    title = "Keys of the configuration, with their defaults:"
-    return "\n".join([__doc__, "Flags:", *columned(rows, columns), "", title, *columned(keys, columns)])
-
-
-def columned(rows, columns):
-    """(name, meaning) pairs as two columns of text."""
-    left = max(len(name) for name, _ in rows) + 4
-    return [
-        textwrap.fill(meaning or "-", columns, initial_indent=f"  {name}".ljust(left), subsequent_indent=" " * left)
-        for name, meaning in rows
-    ]
-
-
-def config_keys():
-    """(key, default, meaning) of every key, in the order of the file config.py, whose comments are the meanings."""
-    values = configs.flat(configs.default())
-    for entry in re.split(r"\n    (?=config\.)", inspect.getsource(configs)):
-        entry = entry.partition("\n\n")[0]
-        key = re.match(r"(?:config\.)?(\S*)", entry)[1]
-        if key not in values:
-            continue
-        value = ",".join(map(str, values[key])) if isinstance(values[key], tuple) else str(values[key])
-        meaning = " ".join(re.findall(r"# (.*)", entry))
-        allowed = configs.ALLOWED.get(key, ())
-        listed = all(re.search(rf"\b{choice}\b", f"{meaning} {value}") for choice in allowed)
-        yield key, value, meaning if listed else f"{meaning}; one of {', '.join(allowed)}"
+    shown = (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT)
+    return command.parse(arguments, lambda: command.help_text(__doc__, shown))
 
 
 if __name__ == "__main__":

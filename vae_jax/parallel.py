@@ -5,12 +5,15 @@ over the axis 'devices'. JAX implements pmap as jit of shard_map today and tells
 does. Parameters are replicated; the data and the rows of per-datapoint tables are split into blocks.
 """
 
+import os
+import pathlib
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "devices"
@@ -59,6 +62,44 @@ def make_mesh(num_devices=0):
         axis_types=(AxisType.Auto,),
         devices=jax.devices()[: num_devices or available],
     )
+
+
+def each_alone(mesh):
+    """A mesh of one device for every device of `mesh`."""
+    return [Mesh([device], (AXIS,), axis_types=(AxisType.Auto,)) for device in mesh.devices.flat]
+
+
+def use_cores():
+    """Makes every core of a CPU a device, unless jax was told how many there are to be; accelerators are left alone.
+
+    To be called before jax makes a backend. Small programs use one core each, so many run side by side.
+    """
+    told = jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
+    if not told:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def free_bytes(mesh):
+    """Memory that is free for each device of a mesh, a CPU's divided by them; None where that cannot be known."""
+    device = mesh.devices.flat[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    try:
+        available = re.search(r"MemAvailable:\s+(\d+) kB", pathlib.Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(available[1]) * 1024 // mesh.size if available else None
+
+
+def program_bytes(compiled):
+    """What a compiled program takes of each device's memory: arguments, results and what lies between."""
+    memory = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return kept + memory.temp_size_in_bytes
 
 
 def largest_divisor(num_streams):

@@ -82,15 +82,41 @@ def hyperparameters(config):
     }
 
 
+# The keys that only `hyperparameters` and the first state read: runs that differ in no other share their programs.
+TRACED = frozenset(
+    {"seed", "optimizer.learning_rate", "optimizer.warmup_steps", "inference.learning_rate"}
+    | {"objective.schedule_epochs"}
+    | {f"objective.{name}" for objective in OBJECTIVES.values() for name in objective.weights}
+)
+
+
 def make_program(setup):
     """program(num_steps) -> the compiled run of so many steps, see `step.make_run_steps`."""
+    train_step = make_train_step(setup, parallel.axis(setup.mesh))
+    return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes(setup), setup.mesh))
+
+
+def make_members_program(setup, mesh, batching):
+    """program(num_steps) -> the compiled runs of many such setups side by side, see `step.make_run_members`."""
+    train_step = make_train_step(setup, parallel.ALONE)
+    return cache(lambda steps: step.make_run_members(train_step, steps, *sizes(setup), mesh, batching))
+
+
+def sizes(setup):
+    """(B, N, S)"""
+    config = setup.config
+    return config.train.batch_size, setup.dataset.info.num_train, num_streams(config)
+
+
+def make_train_step(setup, axis):
+    """The training step of a setup, see `step.make_train_step`."""
     config = setup.config
     row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
     updates = step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
-    train_step = step.make_train_step(
+    return step.make_train_step(
         setup.model,
         setup.optimizer,
-        make_objective(config, setup.dataset.info.num_train, parallel.axis(setup.mesh)),
+        make_objective(config, setup.dataset.info.num_train, axis),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
         weights=make_weights(config.objective, setup.epoch_steps, setup.num_steps),
         refine=make_refine(config.objective),
@@ -98,10 +124,8 @@ def make_program(setup):
         corrupt=make_corruption(config.inference),
         ema=config.optimizer.ema,
         rows=updates if has_table(config) else None,
-        axis=parallel.axis(setup.mesh),
+        axis=axis,
     )
-    sizes = (config.train.batch_size, setup.dataset.info.num_train, num_streams(config))
-    return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes, setup.mesh))
 
 
 def make_objective(config, num_train, axis):
@@ -159,10 +183,15 @@ def has_table(config):
 
 def training_data(setup):
     """The training set on the devices, stream-major."""
+    return parallel.put_split(setup.mesh, training_rows(setup))
+
+
+def training_rows(setup):
+    """The training set on the host, stream-major."""
     count, split = num_streams(setup.config), setup.dataset.train
     arrays = {"image": split.image, "label": split.label, "condition": split.condition}
     rows = {name: streams.to_rows(array, count) for name, array in arrays.items() if array is not None}
-    return parallel.put_split(setup.mesh, {**rows, "index": example_index(setup)})
+    return {**rows, "index": example_index(setup)}
 
 
 def example_index(setup):
@@ -171,7 +200,7 @@ def example_index(setup):
 
 
 def make_init(setup):
-    """init() -> the state before the first step, on the devices."""
+    """init(seed) -> the state before the first step, on the devices; the config's own seed by default."""
     config, split = setup.config, setup.dataset.train
     image = split.image[:: max(1, len(split.image) // INIT_EXAMPLES)]
     condition = None if split.condition is None else split.condition[:1]
@@ -182,27 +211,32 @@ def make_init(setup):
         return step.init_state(setup.model, setup.optimizer, key, x_init, condition, index=index, **options)
 
     init = jax.jit(init, out_shardings=parallel.shardings(setup.mesh, step.STATE_SPECS))
-    return partial(init, step.seed_keys(config.seed)[step.INIT], image, example_index(setup))
+    index = example_index(setup)
+    return lambda seed=config.seed: init(step.seed_keys(seed)[step.INIT], image, index)
 
 
-def abstract_state(setup):
+def abstract_state(setup, init=None):
     """Shapes, types and places of a state: what a checkpoint is restored into, on this run's devices."""
-    state = jax.eval_shape(make_init(setup))
+    state = jax.eval_shape(init or make_init(setup))
     placed = lambda place, tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree)
     return jax.tree.map(placed, parallel.shardings(setup.mesh, step.STATE_SPECS), state)
 
 
-def starting_state(setup, workdir):
-    """The newest checkpoint of the run; without one a fresh state, with parameters of `config.init_from` if given."""
+def starting_state(setup, workdir, init=None):
+    """The newest checkpoint of the run; without one a fresh state, with parameters of `config.init_from` if given.
+
+    `init`: what `make_init` gave for a setup that shares its programs with this one, lest it be compiled again.
+    """
+    init = init or make_init(setup)
     if checkpoint.latest_step(workdir / CHECKPOINTS) is not None:
-        return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup))
-    state = make_init(setup)()
+        return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup, init))
+    state = init(setup.config.seed)
     if has_table(setup.config) and setup.config.inference.start == "encoder":
         state = state._replace(local=encoded_table(setup))
     if not setup.config.init_from:
         return state
     source, _, number = setup.config.init_from.partition("@")
-    like = {name: getattr(abstract_state(setup), name) for name in ("params", "local")}
+    like = {name: getattr(abstract_state(setup, init), name) for name in ("params", "local")}
     old = checkpoint.restore(Path(source) / CHECKPOINTS, like, int(number) if number else None, partial=True)
     ema = jax.tree.map(jnp.copy, old["params"]) if setup.config.optimizer.ema else ()
     return state._replace(**old, ema=ema)

@@ -37,7 +37,8 @@ class State(NamedTuple):
     local: Any  # a Local, split over devices, or ()
 
 
-STATE_SPECS = State(P(), P(), P(), P(), P(parallel.AXIS))
+STATE_SPECS = State(P(), P(), P(), P(), P(parallel.AXIS))  # of one run on all devices
+MEMBERS_SPECS = State(P(), *[P(parallel.AXIS)] * 4)  # of many, each on one device
 
 
 class RowUpdates(NamedTuple):
@@ -186,13 +187,8 @@ def average(state, params, decay):
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
 
 
-def make_run_steps(train_step, num_steps, batch_size, num_examples, num_streams, mesh):
-    """run(hyper, state, data) -> (state, metrics [num_steps]): consecutive steps in one compiled scan on every device.
-
-    data: 'image', 'index' and the like, stream-major (see streams.py) and split over the devices. hyper: 'order' and
-    'noise' are keys. The state is donated. Which examples a step takes depends on its absolute number, so a run may
-    stop and resume anywhere.
-    """
+def make_device_steps(train_step, num_steps, batch_size, num_examples, num_streams):
+    """steps(hyper, state, data) -> (state, metrics [num_steps]): consecutive steps, on one device, in one scan."""
     epoch_steps = streams.steps_per_epoch(num_examples, num_streams, batch_size)
     stream_length = streams.length(num_examples, num_streams)
     per_stream = batch_size // num_streams
@@ -213,5 +209,42 @@ def make_run_steps(train_step, num_steps, batch_size, num_examples, num_streams,
         (state, _), metrics = jax.lax.scan(one, (state, new_order(state.step)), length=num_steps)
         return state, metrics
 
+    return device_steps
+
+
+def make_run_steps(train_step, num_steps, batch_size, num_examples, num_streams, mesh):
+    """run(hyper, state, data) -> (state, metrics [num_steps]): consecutive steps in one compiled scan on every device.
+
+    data: 'image', 'index' and the like, stream-major (see streams.py) and split over the devices. hyper: 'order' and
+    'noise' are keys. The state is donated. Which examples a step takes depends on its absolute number, so a run may
+    stop and resume anywhere.
+    """
+    device_steps = make_device_steps(train_step, num_steps, batch_size, num_examples, num_streams)
     in_specs, out_specs = (P(), STATE_SPECS, P(parallel.AXIS)), (STATE_SPECS, P())
     return parallel.device_program(device_steps, mesh, in_specs, out_specs, donate=(1,))
+
+
+def make_run_members(train_step, num_steps, batch_size, num_examples, num_streams, mesh, batching):
+    """run(hyper, state, data) -> (state, metrics [M, num_steps]): M runs at the same step, split over the devices.
+
+    Leaves of hyper and state are [M, ...] but for the step, which the runs share; data are whole on every device, and
+    the devices tell one another nothing. Runs on one device go one after another (batching 'map') or together ('vmap').
+    The state is donated. `train_step` is a step for one device, see `parallel.ALONE`.
+    """
+    device_steps = make_device_steps(train_step, num_steps, batch_size, num_examples, num_streams)
+
+    def device_members(hyper, state, data):
+        step, data = state.step, parallel.axis(mesh).vary(data)
+
+        def one(member):
+            hyper, state = member
+            state, metrics = device_steps(hyper, state._replace(step=step), data)
+            return state._replace(step=()), metrics
+
+        batched = jax.vmap(one) if batching == "vmap" else lambda members: jax.lax.map(one, members)
+        state, metrics = batched((hyper, state._replace(step=())))
+        return state._replace(step=step + num_steps), metrics
+
+    split = P(parallel.AXIS)
+    specs = MEMBERS_SPECS
+    return parallel.device_program(device_members, mesh, (split, specs, P()), (specs, split), donate=(1,))

@@ -5,6 +5,8 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -49,6 +51,17 @@ class Progress:
 
     def close(self):
         self.bar.close()
+
+
+class Silent(NamedTuple):
+    """A Progress that shows nothing."""
+
+    update: Callable = lambda done, text: None
+    line: Callable = lambda text: None
+    close: Callable = lambda: None
+
+
+SILENT = Silent()
 
 
 def say(text=""):

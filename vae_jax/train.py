@@ -42,20 +42,26 @@ def train(config, workdir, num_devices=0):
 
 def describe(setup, workdir, state):
     """What is trained on what, before it starts."""
-    config, info, mesh = setup.config, setup.dataset.info, setup.mesh
-    shape, device = " x ".join(map(str, info.event_shape)), mesh.devices.flat[0].device_kind
+    describe_model(setup, state.params)
+    mesh = setup.mesh
+    begun = f", from step {int(state.step):,} on" if int(state.step) else ""
+    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({mesh.devices.flat[0].device_kind})")
+    terminal.say(f"directory  {workdir}{begun}")
+
+
+def describe_model(setup, params):
+    """Three lines: data, model, training."""
+    config, info = setup.config, setup.dataset.info
+    shape = " x ".join(map(str, info.event_shape))
     held_out = f"{len(setup.dataset.valid.image):,} valid, {len(setup.dataset.test.image):,} test"
     parts = (
         f"{config.inference.kind} inference, {config.model.posterior} posterior, {config.model.likelihood} likelihood"
     )
-    size = f"{config.model.latent_dim} latent dimensions, {networks.count(state.params):,} parameters"
+    size = f"{config.model.latent_dim} latent dimensions, {networks.count(params):,} parameters"
     batch = f"batches of {config.train.batch_size}, {config.optimizer.name}, objective {config.objective.name}"
-    begun = f", from step {int(state.step):,} on" if int(state.step) else ""
     terminal.say(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
     terminal.say(f"model      {parts}; {size}")
     terminal.say(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
-    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({device})")
-    terminal.say(f"directory  {workdir}{begun}")
 
 
 def log(workdir, events, epoch_steps, step, split, values):
@@ -115,7 +121,7 @@ def log_training(setup, metrics, done, seconds, log, progress):
 
 
 def evaluate_valid(setup, workdir, state, examples, log, progress):
-    """The bound on valid: a record, a line, and a checkpoint if it is the best so far."""
+    """The bound on valid: a record, a line, and a checkpoint if it is the best so far; returns it."""
     numbers = measure_bound(setup, setups.evaluation_params(state), examples)
     judge = "elbo" if "elbo" in numbers else "log_likelihood"  # an autoencoder is chosen by its reconstruction
     done, value = int(state.step), numbers[judge]["value"]
@@ -125,6 +131,7 @@ def evaluate_valid(setup, workdir, state, examples, log, progress):
     progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {shown}")
     if setup.config.train.select == "best" and value > max(earlier, default=-np.inf):
         checkpoint.save(workdir / setups.BEST, done, state, keep=1)
+    return value
 
 
 def measure_bound(setup, params, examples):
@@ -134,18 +141,21 @@ def measure_bound(setup, params, examples):
     return evaluate.bound_numbers(setup.model, params, examples, shape, setup.config.eval, spread)
 
 
-def finish(setup, workdir, state, log):
-    """The selected parameters measured on valid and test, the pictures and summary.json; returns the summary."""
+def finish(setup, workdir, state, log, shown=True):
+    """The selected parameters measured on valid and test, the pictures and summary.json; returns the summary.
+
+    Not `shown`: without progress bars and pictures, for one of many runs.
+    """
     config, last = setup.config, int(state.step)
     if config.train.select == "best":
-        state = checkpoint.restore(workdir / setups.BEST, setups.abstract_state(setup))
+        state = checkpoint.restore(workdir / setups.BEST, state)
     params = setups.evaluation_params(state)
     splits = {"valid": measure_bound(setup, params, setups.evaluation_examples(setup, "valid"))}
     if config.eval.train_examples:
         train = setups.evaluation_examples(setup, "train", config.eval.train_examples)
-        splits["train"] = measure_all(setup, params, setups.with_codes(setup, params, train, state.local))
+        splits["train"] = measure_all(setup, params, setups.with_codes(setup, params, train, state.local), shown)
     test = setups.with_codes(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
-    splits["test"] = measure_all(setup, params, test)
+    splits["test"] = measure_all(setup, params, test, shown)
     log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
     records = rundir.read_metrics(workdir)
     summary = {
@@ -156,16 +166,17 @@ def finish(setup, workdir, state, log):
         "selected": config.train.select,
         "num_params": networks.count(params),
         "splits": splits,
-        "figures": draw_figures(setup, workdir, params, test, records, state.local),
+        "figures": draw_figures(setup, workdir, params, test, records, state.local) if shown else {},
     }
     rundir.write_summary(workdir, summary)
     return summary
 
 
-def measure_all(setup, params, examples):
+def measure_all(setup, params, examples, shown=True):
     """Every number of a split, with a progress bar: the importance samples take their time."""
     count = setup.config.eval.num_samples
-    progress = terminal.Progress(f"log p(x), {count} samples each,", len(examples["index"]))
+    title, total = f"log p(x), {count} samples each,", len(examples["index"])
+    progress = terminal.Progress(title, total) if shown else terminal.SILENT
     numbers = evaluate.all_numbers(
         setup.model,
         params,

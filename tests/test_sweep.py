@@ -1,0 +1,437 @@
+"""Sweeps: every member is the run that train.train makes alone; directories, waves, failures, resumption, mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
+
+from vae_jax import checkpoint, command, members, parallel, rundir, sweep, train
+from vae_jax import config as configs
+from vae_jax import setup as setups
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [
+    pytest.mark.usefixtures("quick_compiler"),
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections on Python 3.11
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_program_compiled_once(tmp_path_factory):
+    """Through jax's cache: the runs of a sweep share programs, the runs beside it should too."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+SMALL = {
+    "data.num_train": 400,  # 4 steps an epoch
+    "model.latent_dim": 2,
+    "model.hidden": (8,),
+    "objective.name": "beta",
+    "objective.schedule": "linear",
+    "optimizer.ema": 0.5,
+    "train.batch_size": 100,
+    "train.epochs": 3,
+    "train.eval_every": 1,
+    "train.checkpoint_every": 1,
+    "train.select": "best",
+    "eval.elbo_samples": 2,
+    "eval.num_samples": 4,
+    "eval.train_examples": 0,
+    "eval.max_examples": 97,  # as many as in valid: the same compiled functions serve both
+}
+MANY = 1 << 40  # bytes
+
+
+def config_of(**changes):
+    """The validated configuration SMALL with changes, written group__key=value."""
+    config = configs.default()
+    config.update_from_flattened_dict({**SMALL, **{name.replace("__", "."): v for name, v in changes.items()}})
+    return configs.validate(config)
+
+
+def members_in(directory, *changes):
+    return [members.Member(config_of(**change), directory / str(i)) for i, change in enumerate(changes)]
+
+
+GRID = [{"seed": seed, "objective__beta": beta} for seed in (0, 3) for beta in (0.5, 4.0)]
+
+
+def train_alone(wanted):
+    """The same runs by the ordinary way, each on one device, without pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw_figures", lambda *_: {})
+        for member in wanted:
+            train.train(member.config, member.workdir, 1)
+    return wanted
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, quick_compiler, each_program_compiled_once):
+    """The four runs of GRID, made one by one. Nobody writes into them."""
+    return train_alone(members_in(tmp_path_factory.mktemp("alone"), *GRID))
+
+
+def require_same(ours, theirs):
+    """Two finished runs agree: config, records, final numbers, and every array of every checkpoint to 1e-5."""
+    assert rundir.read_config(ours) == rundir.read_config(theirs)
+    for one, other in zip(rundir.read_metrics(ours), rundir.read_metrics(theirs), strict=True):
+        assert one.keys() == other.keys() and one["split"] == other["split"]
+        numbers = [
+            {name: v for name, v in record.items() if name not in ("split", "seconds")} for record in (one, other)
+        ]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-6)
+    one, other = rundir.read_summary(ours), rundir.read_summary(theirs)
+    assert one.keys() == other.keys() and one["step"] == other["step"] and one["complete"]
+    one, other = (rundir.flat(summary["splits"]) for summary in (one, other))
+    for name, value in other.items():
+        assert one[name] == (pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value), name
+    require_same_states(ours, theirs)
+
+
+def require_same_states(ours, theirs):
+    setup = setups.make_setup(setups.read_config(theirs), 1)
+    folders = [setups.CHECKPOINTS] + [setups.BEST] * (setup.config.train.select == "best")
+    for folder in folders:
+        saved = [sorted(p.name for p in (workdir / folder).iterdir() if p.name.isdigit()) for workdir in (ours, theirs)]
+        assert saved[0] == saved[1]
+        for step in saved[0]:
+            like = setups.abstract_state(setup)
+            states = [checkpoint.restore(workdir / folder, like, int(step)) for workdir in (ours, theirs)]
+            for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+# ---- a member is the run made alone
+
+
+@pytest.mark.parametrize("batching", ["auto", pytest.param("vmap", marks=pytest.mark.slow)])
+def test_members_are_the_runs_made_alone(alone, tmp_path, batching):
+    """Two seeds by two betas under a schedule, an average, the best on valid: no run depends on those beside it."""
+    ours = members_in(tmp_path, *GRID)
+    assert members.train_members(ours, members.Options(2, MANY, batching)) == {}
+    for one, other in zip(ours, alone, strict=True):
+        require_same(one.workdir, other.workdir)
+        files = [{path.name.partition(".tfevents")[0] for path in m.workdir.iterdir()} for m in (one, other)]
+        assert files[0] == files[1]
+        assert rundir.read_summary(one.workdir)["figures"] == {}
+    params = [np.concatenate([leaf.ravel() for leaf in leaves(member)]) for member in ours]
+    assert min(np.abs(params[i] - params[j]).max() for i in range(4) for j in range(i)) > 1e-3, "four different runs"
+
+
+def leaves(member):
+    return jax.tree.leaves(setups.load_run(member.workdir).params)
+
+
+@pytest.mark.slow
+def test_rows_of_their_own(tmp_path):
+    """Per-datapoint members: a table for each, under different rates for its rows."""
+    rows = {"inference__kind": "per_datapoint", "data__binarization": "fixed", "train__select": "last"}
+    short = {
+        "train__epochs": 1,
+        "fit__max_steps": 4,
+        "fit__window": 2,
+        "eval__train_examples": 0,
+        "optimizer__ema": 0.0,
+    }
+    changes = [{**rows, **short, "inference__learning_rate": rate} for rate in (0.01, 0.1)]
+    ours, theirs = members_in(tmp_path / "ours", *changes), members_in(tmp_path / "theirs", *changes)
+    assert members.train_members(ours, members.Options(2, MANY)) == {}
+    for one, other in zip(ours, train_alone(theirs), strict=True):
+        require_same(one.workdir, other.workdir)
+
+
+def test_runs_that_differ_in_traced_keys_alone_are_one_structure(tmp_path):
+    changes = [
+        {"model__hidden": (width,), "seed": seed, "objective__beta": seed + 1.0} for width in (4, 5) for seed in (0, 1)
+    ]
+    groups = members.group(members_in(tmp_path, *changes), members.structure)
+    assert [[int(member.workdir.name) for member in alike] for alike in groups] == [[0, 1], [2, 3]]
+
+
+def test_traced_keys_are_not_compiled_in():
+    """The program's text is the same whatever their values, and another for another width."""
+    options = {"objective__name": "mmd", "optimizer__warmup_steps": 3}
+    other = {key.replace(".", "__"): 2 for key in setups.TRACED if type(configs.lookup(configs.default(), key)) is int}
+    other |= {key.replace(".", "__"): 0.5 for key in setups.TRACED if key.replace(".", "__") not in other}
+    texts = []
+    for changes in ({}, other, {"model__hidden": (9,)}):
+        setup = setups.make_setup(config_of(**{**options, **changes}), 1)
+        arguments = setups.hyperparameters(setup.config), setups.abstract_state(setup), setups.training_data(setup)
+        texts.append(setups.make_program(setup)(2).lower(*arguments).as_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+# ---- waves, failures, resumption
+
+
+def test_waves_that_fit_give_the_same_numbers(alone, tmp_path, capsys, monkeypatch):
+    """The limit is what the compiler says that two runs take: three go in two waves, the last with an empty place."""
+    ours = members_in(tmp_path, *GRID[:3])
+    programs = members.make_programs(ours, members.Options(1))
+    need = {size: parallel.program_bytes(programs.compiled(size, 4)) for size in (1, 2, 3)}
+    assert need[1] < need[2] < need[3]
+    assert [members.wave_size(programs, 3, need[size]) for size in need] == [1, 2, 3]
+    with pytest.raises(parallel.DeviceError, match=r"one run of this sweep needs .* GiB .*--memory=GIB"):
+        members.wave_size(programs, 3, need[1] - 1)
+    monkeypatch.setattr(members, "make_programs", lambda *_: programs)
+    assert members.train_members(ours, members.Options(1, need[2])) == {}
+    assert "2 of 3 runs on each, in 2 waves" in capsys.readouterr().out
+    for one, other in zip(ours, alone, strict=False):
+        require_same(one.workdir, other.workdir)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def test_a_run_that_diverges_stops_alone(alone, tmp_path, capsys):
+    """At a rate of 1e38 the parameters are no numbers after a step; the run beside it is as it is without it."""
+    broken, sound = members_in(tmp_path, {"optimizer__learning_rate": 1e38}, GRID[0])
+    failed = members.train_members([broken, sound], members.Options(1, MANY))
+    assert [*failed] == [broken.workdir] and "not finite at step 2 (of steps 1 to 4)" in failed[broken.workdir]
+    assert rundir.read_summary(broken.workdir) is None and rundir.read_metrics(broken.workdir) == []
+    assert checkpoint.latest_step(broken.workdir / setups.CHECKPOINTS) is None
+    assert f"{broken.workdir} stopped: " in capsys.readouterr().out
+    require_same(sound.workdir, alone[0].workdir)
+
+
+def test_stopped_between_two_members_checkpoints_it_goes_on(alone, tmp_path, monkeypatch):
+    """One member stands at step 8, one at step 4; each goes on from where it stands. A finished one is left alone."""
+    ours, save = members_in(tmp_path, *GRID[:2]), checkpoint.save
+    saved = []
+
+    def save_and_stop(directory, step, state, **options):
+        save(directory, step, state, **options)
+        saved.append(directory)
+        if saved.count(ours[0].workdir / setups.CHECKPOINTS) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            members.train_members(ours, members.Options(1, MANY))
+    assert [checkpoint.latest_step(m.workdir / setups.CHECKPOINTS) for m in ours] == [8, 4]
+    assert members.train_members(ours, members.Options(1, MANY)) == {}
+    for one, other in zip(ours, alone, strict=False):
+        require_same(one.workdir, other.workdir)
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(members, "train_alike", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again by main"))
+    assert members.train_members(ours, members.Options(1, MANY)) == {}
+    assert train.train(ours[0].config, ours[0].workdir) == rundir.read_summary(ours[0].workdir)
+    assert snapshot(tmp_path) == before
+
+
+def snapshot(directory):
+    """What would give away that anything was written."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in [directory, *directory.rglob("*")]}
+
+
+def test_another_run_in_the_way_is_refused_before_anything_is_begun(tmp_path):
+    first, second = members_in(tmp_path, {"seed": 0}, {"seed": 1})
+    rundir.open_run(second.workdir, config_of(seed=7).to_dict(), {}, {})
+    with pytest.raises(rundir.RunError, match="seed 7 -> 1"):
+        members.train_members([first, second], members.Options())
+    assert not first.workdir.exists()
+
+
+# ---- the command
+
+
+@pytest.fixture
+def swept(monkeypatch, capsys):
+    """swept(*arguments) -> (exit status, stdout, stderr) of the sweep command in this process, its flags as new."""
+
+    def swept(*arguments):
+        argv = ["vae_jax.sweep", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.chdir(ROOT)
+        forget_flags()
+        try:
+            sweep.main(sweep.parse(argv))
+            status = 0
+        except SystemExit as exit:
+            status = exit.code
+        finally:
+            forget_flags()
+        return status, *capsys.readouterr()
+
+    return swept
+
+
+def forget_flags():
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    sys.modules.pop("config_config", None)  # the last experiment file
+    shown = (command.CONFIG, command.WORKDIR, command.DEVICES, command.INIT_FROM)
+    for flag in (*shown, sweep.SWEEP, sweep.MEMORY, sweep.BATCHING):
+        flags.FLAGS[flag.name].unparse()
+        flags.FLAGS[flag.name].present = 0
+
+
+DIGITS = "--config=experiments/digits.py:quick"
+TINY = (
+    DIGITS,
+    "--config.model.hidden=8",
+    "--config.train.epochs=1",
+    "--config.eval.elbo_samples=2",
+    "--config.eval.num_samples=4",
+    "--config.eval.train_examples=0",
+)
+
+
+@pytest.mark.slow
+def test_a_width_takes_a_program_of_its_own(swept, tmp_path):
+    """Structural and traced keys together: the directories of vae_jax.main, and a line of numbers for each run."""
+    wide = [argument for argument in TINY if "hidden" not in argument]
+    asked = "--sweep.model.hidden=4,6x5", "--sweep.seed=0:2"
+    status, out, err = swept(*wide, *asked, f"--workdir={tmp_path}", "--devices=1")
+    assert status == 0, err
+    rest = "digits-quick-epochs=1-hidden={}-seed={}"  # keys of eval make no other run
+    directories = [tmp_path / rest.format(hidden, seed) for hidden in ("4", "6,5") for seed in (0, 1)]
+    assert sorted(tmp_path.iterdir()) == sorted(directories)
+    for directory, hidden in zip(directories, [(4,), (4,), (6, 5), (6, 5)], strict=True):
+        loaded = setups.load_run(directory)
+        assert loaded.config.model.hidden == hidden and str(directory) in out
+        assert loaded.config.seed == int(str(directory)[-1])
+    assert out.startswith("sweep      4 runs: model.hidden (4,),(6, 5), seed 0,1\n") and out.count("nll") == 4
+
+
+def test_members_stand_where_main_would_put_them(swept, monkeypatch):
+    monkeypatch.setattr(members, "train_members", lambda runs, options: asked.extend(runs) or {})
+    monkeypatch.setattr(sweep, "table", lambda workdirs: "")
+    asked = []
+    assert swept(*TINY, "--sweep.objective.beta=1,4", "--config.objective.name=beta")[0] == 0
+    spelled = {"model.hidden": (8,), "train.epochs": 1, "objective.name": "beta"}
+    expected = [rundir.default_workdir(DIGITS[9:], {**spelled, "objective.beta": beta}) for beta in (1.0, 4.0)]
+    assert [str(member.workdir) for member in asked] == expected
+    assert [member.config.objective.beta for member in asked] == [1.0, 4.0]
+
+
+def test_a_weight_without_a_part_in_the_objective_is_noted(swept, monkeypatch):
+    monkeypatch.setattr(members, "train_members", lambda *_: {})
+    monkeypatch.setattr(sweep, "table", lambda workdirs: "")
+    _, out, _ = swept(DIGITS, "--sweep.objective.beta=1,4")
+    assert "note       objective.beta has no part in objective.name = elbo" in out
+    assert "note" not in swept(DIGITS, "--sweep.objective.beta=1,4", "--config.objective.name=beta")[1]
+    assert "note" not in swept(DIGITS, "--sweep.objective.beta=1,4", "--sweep.objective.name=beta,capacity")[1]
+
+
+def test_a_failure_is_told_at_the_end_in_one_line(swept, monkeypatch, tmp_path):
+    monkeypatch.setattr(members, "train_members", lambda runs, options: {runs[1].workdir: "not finite"})
+    monkeypatch.setattr(sweep, "table", lambda workdirs: f"{len(workdirs)} finished")
+    status, out, err = swept(DIGITS, "--sweep.seed=0:3", f"--workdir={tmp_path}")
+    assert status == 2 and "2 finished" in out and err.count("\n") == 1
+    assert err.startswith("error: 1 of 3 runs stopped") and "seed=1: not finite" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ((), ("--sweep.KEY=VALUES is missing",)),
+        (("--sweep.sed=0:2",), ("config.sed does not exist: did you mean config.seed?",)),
+        (("--sweep.objective=1",), ("config.objective does not exist",)),
+        (("--sweep.seed=0.5",), ("config.seed = '0.5': expected an integer",)),
+        (("--sweep.seed=",), ("config.seed = '': expected an integer",)),
+        (("--sweep.seed",), ("config.seed = '': expected an integer",)),
+        (("--sweep.seed=3:3",), ("--sweep.seed=3:3: an empty range",)),
+        (("--sweep.seed=1,2,1",), ("a value is there twice",)),
+        (("--sweep.seed=0:2", "--sweep.seed=4"), ("config.seed is given twice",)),
+        (("--sweep.seed=0:2", "--config.seed=4"), ("config.seed is given twice",)),
+        (("--sweep.seed=-1:2",), ("config.seed = -1: expected an integer in",)),
+        (("--sweep.objective.beta=1,x",), ("config.objective.beta = 'x': expected a number",)),
+        (("--sweep.objective.beta=nan",), ("config.objective.beta = nan: expected a number >= 0",)),
+        (("--sweep.model.hidden=8x,4",), ("config.model.hidden = '8x': expected integers joined by x",)),
+        (("--sweep.model.prior=vamp,sphere",), ("config.model.prior = 'sphere'", "standard_normal, mixture, vamp")),
+        (("--sweep.inference.stop_gradient=1",), ("config.inference.stop_gradient = '1': expected true or false",)),
+        (("--sweep.eval.num_samples=1,2",), ("no run is another run by this key",)),
+        (("--sweep.seed=0:2", "--devices=9"), ("--devices=9: only 8",)),
+        (("--sweep.seed=0:2", "more"), ("unexpected argument 'more'",)),
+        (("--sweep.seed=0:2", "--memory=-1"), ("memory",)),
+        (("--sweep.seed=0:2", "--config.nothing=1"), ("config.nothing does not exist",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_one_line(swept, tmp_path, arguments, parts):
+    status, _, err = swept(DIGITS, f"--workdir={tmp_path / 'runs'}", *arguments)
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    for part in parts:
+        assert part in err, err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_config_it_says_so(swept):
+    assert swept("--sweep.seed=0:2")[2] == "error: --config is missing; for example --config=experiments/digits.py\n"
+
+
+def test_help_is_about_the_sweep(swept):
+    status, out, _ = swept("--help")
+    assert status == 0 and "--sweep.seed=0:16" in out and "--batching" in out and "--config.objective.beta" in out
+
+
+def test_values_have_the_type_of_their_key():
+    assert sweep.read_values("seed", "3:5", 0) == [3, 4]
+    assert sweep.read_values("objective.beta", "0.5,1,1e1", 1.0) == [0.5, 1.0, 10.0]
+    assert sweep.read_values("objective.beta", "1:3", 1.0) == [1.0, 2.0]
+    assert sweep.read_values("model.hidden", "16,32x8", (200,)) == [(16,), (32, 8)]
+    assert sweep.read_values("inference.stop_gradient", "true,False", False) == [True, False]
+    assert sweep.read_values("init_from", "a@1:2", "") == ["a@1:2"]
+    assert sweep.combinations({"a": [1, 2], "b": [3, 4]}) == [{"a": a, "b": b} for a in (1, 2) for b in (3, 4)]
+
+
+def test_every_core_is_a_device_unless_told_otherwise():
+    code = "from vae_jax import parallel; parallel.use_cores(); import jax; print(jax.device_count())"
+    unset = ("NPROC", "PJRT_NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    kept = {name: value for name, value in os.environ.items() if name not in unset} | {"JAX_PLATFORMS": "cpu"}
+    told = ({}, {"JAX_NUM_CPU_DEVICES": "3"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"})
+    counts = [
+        int(subprocess.run([sys.executable, "-c", code], env=kept | more, capture_output=True, check=True).stdout)
+        for more in told
+    ]
+    assert counts == [os.cpu_count() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0)), 3, 5]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
+    """SIGKILL once a checkpoint of the last member is there; the second start ends where an unbroken sweep does."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("NPROC", "PJRT_NPROC", "XLA_FLAGS")}
+    variables |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    options = ("--config.train.epochs=400", "--config.train.checkpoint_every=40", "--config.train.log_every=56")
+    asked = (*TINY, *options, "--sweep.seed=0:3", "--devices=2")
+
+    def start(workdir):
+        line = [sys.executable, "-m", "vae_jax.sweep", *asked, f"--workdir={workdir}"]
+        return subprocess.Popen(line, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process, seen = start(killed), lambda: any(killed.glob("*seed=2/checkpoints/*/_METADATA"))
+    while not seen() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not any(killed.glob("*/summary.json"))
+    for workdir in (killed, whole):
+        process = start(workdir)
+        assert process.wait() == 0, process.stderr.read()
+        process.stderr.close()
+    names = sorted(path.name for path in whole.iterdir())
+    assert len(names) == 3
+    for name in names:
+        require_same(killed / name, whole / name)
