@@ -48,7 +48,7 @@ def test_both_are_measured_and_drawn(run, tmp_path, capsys):
 
 
 def test_the_numbers_are_those_of_the_models(run, tmp_path):
-    """NLLs are the summaries'; the regressor's error is its decoder's, and its best of ten the same: it has one answer."""
+    """NLLs are the summaries'; the regressor's error is its decoder's, and its best of ten the same: it has one."""
     loaded = setups.load_run(run("regressor"))
     numbers = completions.compare(run("draws"), run("regressor"), tmp_path / "both.png")
     for which in ("draws", "regressor"):

@@ -31,9 +31,8 @@ def main(arguments=None):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        "vae_jax.completions", "", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    layout = {"usage": argparse.SUPPRESS, "formatter_class": argparse.RawDescriptionHelpFormatter}  # the docstring's
+    parser = argparse.ArgumentParser("vae_jax.completions", description=__doc__, allow_abbrev=False, **layout)
     parser.add_argument("--out", metavar="FILE.png", required=True, type=png)
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("regressor", metavar="REGRESSOR")
