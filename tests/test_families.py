@@ -328,7 +328,7 @@ def test_the_nll_given_a_condition_is_that_of_the_exact_gaussian():
         got = evaluate.importance_log_px(model, params, chunk, num_samples, min(num_samples, 3))["log_px"]
         np.testing.assert_allclose(got, expected, rtol=1e-4)
     wrong = {**chunk, "condition": np.roll(chunk["condition"], 1, axis=0)}
-    assert (np.abs(evaluate.importance_log_px(model, params, wrong, 1, 1)["log_px"] - expected) > 0.1).any()
+    assert (np.abs(evaluate.importance_log_px(model, params, wrong, 1, 1)["log_px"] - np.array(expected)) > 0.1).any()
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "conv"])
@@ -359,8 +359,8 @@ def test_without_z_every_bound_is_the_decoders_log_likelihood(network, shape):
             np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", configs.ALLOWED["optimizer.name"])
-def test_every_optimizer_trains_a_model_without_z(optimizer):
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_matrices_and_moments_train_without_z(optimizer):
     """Every weight moves and stays finite, though the encoder has none."""
     config = make_config(latent_dim=0, optimizer__name=optimizer)
     model = make_model(config, Info("test", (4, 4, 1), 20, 0, (0.0, 1.0), (3,)))

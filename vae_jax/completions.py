@@ -107,7 +107,7 @@ def draw(setup, params, regressor, regressor_params, test):
         "regressor": answer["prediction"],
         **generate.originals(setup, generate.COMPLETED),
     }
-    return pictures.strips(rows, "Upper halves completed: draws from p(z|c), and a regressor's one answer")
+    return pictures.strips(rows, "Upper halves completed: draws of z from its prior, and a regressor's one answer")
 
 
 if __name__ == "__main__":
