@@ -19,10 +19,18 @@ KINDS = {
     "amortized": TWO,
     "per_datapoint": TWO | {"inference.kind": "per_datapoint", "data.binarization": "fixed"},
     "conditional": {"model.latent_dim": 3, "data.condition": "label", "model.prior": "conditional"},
+    "completing": {"model.latent_dim": 3, "data.condition": "upper"},
+    "regressor": {"model.latent_dim": 0, "data.condition": "upper"},
     "autoencoder": {"model.latent_dim": 3, "model.posterior": "dirac", "objective.name": "autoencoder"},
 }
 PICTURES = {"latent", "interpolations", "traversals", "neighbours", "posterior", "aggregate", "kl", "manifold"}
-MISSING = {"conditional": {"manifold"}, "autoencoder": {"posterior", "aggregate", "kl", "manifold"}}
+MISSING = {
+    "conditional": {"manifold"},
+    "completing": {"manifold"},
+    "regressor": PICTURES,
+    "autoencoder": {"posterior", "aggregate", "kl", "manifold"},
+}
+DRAWN_TOO = {"conditional": {"samples"}, "completing": {"completions"}, "regressor": {"completions"}}
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +63,15 @@ def test_everything_is_measured_twice_the_same_printed_saved_and_drawn(run, kind
         assert before[split].items() <= once["splits"][split].items()
         assert "squared_error" in once["splits"][split]
     numbers = once["splits"]["test"]
-    assert {"linear_probe_accuracy", "knn_accuracy"} <= set(numbers) and "linear_probe_accuracy" in shown
-    assert ("mutual_information" in numbers) == (kind != "autoencoder")
-    assert ("kl_aggregate" in numbers) == (kind not in ("autoencoder", "conditional"))
-    drawn = PICTURES - MISSING.get(kind, set())
+    with_z = kind != "regressor"
+    assert ("linear_probe_accuracy" in numbers) == ("knn_accuracy" in numbers) == with_z
+    assert ("linear_probe_accuracy" if with_z else "squared_error") in shown
+    assert ("mutual_information" in numbers) == (with_z and kind != "autoencoder")
+    assert ("kl_aggregate" in numbers) == (with_z and kind not in ("autoencoder", "conditional"))
+    drawn = (PICTURES - MISSING.get(kind, set())) | DRAWN_TOO.get(kind, set())
     assert drawn <= set(once["figures"])
     assert all((workdir / "figures" / f"{name}.png").stat().st_size > 3000 for name in drawn)
-    assert "mutual information" in (workdir / "report.html").read_text() or kind == "autoencoder"
+    assert ("mutual information" in (workdir / "report.html").read_text()) == ("mutual_information" in numbers)
     modes.evaluate(workdir, {}, 1)
     assert rundir.read_summary(workdir) == once
 
@@ -130,6 +140,10 @@ def test_the_command_line_says_what_is_missing(flags, message):
 def test_gaps_of_a_model_without_a_bound_are_refused(run):
     with pytest.raises(configs.ConfigError, match="dirac has no bound"):
         modes.gaps(run("autoencoder"), {}, 1)
+    no_z = configs.default()
+    no_z.model.latent_dim = 0
+    with pytest.raises(configs.ConfigError, match="latent_dim = 0 has no q"):
+        modes.require_gaps(no_z, "runs/x")
 
 
 def test_the_summary_is_json(run):

@@ -70,7 +70,7 @@ def test_an_unknown_variant_is_refused(path):
 def test_its_training_step_fits_synthetic_data_of_its_shape(path, variant, monkeypatch):
     """Traced, not compiled: shapes and types go through data, model, objective and optimizer and come back the same."""
     config = configs.validate(load(path).get_config(variant))
-    monkeypatch.setattr(data, "load", lambda config: synthetic(config.name))
+    monkeypatch.setattr(data, "load", synthetic)
     setup = setups.make_setup(config, 1)
     state = setups.abstract_state(setup)
     hyper = parallel.put_replicated(setup.mesh, setups.hyperparameters(config))
@@ -82,12 +82,33 @@ def test_its_training_step_fits_synthetic_data_of_its_shape(path, variant, monke
     assert bound & set(metrics) == (set() if config.model.posterior == "dirac" else bound)
 
 
-def synthetic(name):
-    rng, shape = np.random.default_rng(0), IMAGES[name]
+def synthetic(config):
+    """Noise in the shape of the named set, with the condition asked for."""
+    rng, shape = np.random.default_rng(0), IMAGES[config.name]
     split = lambda count: data.Split(
         rng.integers(0, 256, (count, *shape)).astype(np.uint8), rng.integers(0, 10, count).astype(np.int32)
     )
-    return data.assemble(name, split(2048), split(16), split(16), {}, value_range=(0.0, 255.0))
+    dataset = data.assemble(config.name, split(2048), split(16), split(16), {}, value_range=(0.0, 255.0))
+    return dataset if config.condition == "none" else data.CONDITIONS[config.condition](dataset)
+
+
+@pytest.mark.parametrize("quick", [(), ("quick",)])
+def test_the_completion_script_trains_two_runs_and_draws_both(quick, tmp_path):
+    """With a python that only says how it was called: three commands, each fit for the one that follows."""
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", "experiments/mnist_completion.sh", *quick, "--config.seed=3"]
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNS": "some/runs"}
+    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
+    first, second, last = (line.split()[2:] for line in done.stdout.splitlines())
+    given = [dict(flag[2:].split("=", 1) for flag in flags) for flags in (first, second)]
+    trained = [flags["config"].partition(":") for flags in given]
+    configurations = [load(ROOT / path).get_config(variant) for path, _, variant in trained]
+    assert [config.model.latent_dim for config in configurations] == [50, 0]
+    assert all(config.train.epochs == (6 if quick else 100) for config in configurations)
+    assert all(flags["config.seed"] == "3" for flags in given)
+    first, second = (flags["workdir"] for flags in given)
+    assert first != second and last == [f"--out={first}/completions.png", first, second]
 
 
 def test_a_typo_in_an_override_fails():

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.linalg
+import scipy.stats
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
@@ -16,6 +17,7 @@ from vae_jax.data import Info
 from vae_jax.distributions import Normal, StandardNormal
 from vae_jax.elbo import elbo_fn, importance_bound
 from vae_jax.model import make_model, sample_prior
+from vae_jax.optimizer import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -291,6 +293,90 @@ def test_a_linear_autoencoder_finds_the_subspace_of_pca():
     mean = model.decode(params, model.encode(params, image)["mean"][None]).mean[0]
     best = np.mean((image - pca.inverse_transform(pca.transform(image))) ** 2)
     np.testing.assert_allclose(np.mean((image - mean) ** 2), best, rtol=1e-3)
+
+
+# ---- models of a condition
+
+
+def test_the_nll_given_a_condition_is_that_of_the_exact_gaussian():
+    """z ~ N(m(c), s(c)^2), x = A z + B c + b + sigma eps, so that x given c is N(A m + B c + b, A S A' + sigma^2 I).
+
+    A has orthogonal columns, the posterior is diagonal; from it every weight is p(x|c), and K = 1 is as good as any.
+    """
+    config = dict(likelihood="normal", sigma=0.4, encoder="linear", decoder="linear", prior="conditional")
+    model, params, _ = make(event_shape=(5,), condition_shape=(3,), upper_hidden=(), **config)
+    rng = np.random.default_rng(2)
+    a = np.linalg.qr(rng.normal(size=(5, Z)))[0] * [1.5, 1.0, 0.5]
+    b, bias = rng.normal(size=(5, 3)), rng.normal(size=5)
+    mean, log_std = rng.normal(size=(3, Z)), 0.5 * rng.normal(size=(3, Z))  # a row for each condition
+    linear = lambda kernel, bias: {"kernel": np.float32(kernel), "bias": np.float32(bias)}
+    params["decoder"]["output"] = linear(np.concatenate([a, b], 1).T, bias)
+    params["prior"] = {"mean": linear(mean, np.zeros(Z)), "log_std": linear(log_std, np.zeros(Z))}
+    label = np.array([0, 1, 2, 0])
+    x = rng.normal(size=(B, 5))
+    expected, rows = [], {"mean": [], "log_std": []}
+    for i, c in enumerate(label):
+        center, s = a @ mean[c] + b[:, c] + bias, np.exp(2 * log_std[c])
+        covariance = a * s @ a.T + 0.4**2 * np.eye(5)
+        expected.append(scipy.stats.multivariate_normal.logpdf(x[i], center, covariance))
+        variance = 1 / (1 / s + (a**2).sum(0) / 0.4**2)
+        rows["mean"].append(mean[c] + variance * (a.T @ (x[i] - center)) / 0.4**2)
+        rows["log_std"].append(0.5 * np.log(variance))
+    chunk = {"image": np.float32(x), "condition": np.eye(3, dtype=np.float32)[label]}
+    chunk |= {"rows": {name: np.float32(row) for name, row in rows.items()}, "key": evaluate.split_keys(0, "test", B)}
+    for num_samples in (1, 7):
+        got = evaluate.importance_log_px(model, params, chunk, num_samples, min(num_samples, 3))["log_px"]
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    wrong = {**chunk, "condition": np.roll(chunk["condition"], 1, axis=0)}
+    assert (np.abs(evaluate.importance_log_px(model, params, wrong, 1, 1)["log_px"] - np.array(expected)) > 0.1).any()
+
+
+@pytest.mark.parametrize("network", ["linear", "mlp", "conv"])
+@pytest.mark.parametrize("shape", [(3,), (4, 4, 1)])
+def test_without_z_every_bound_is_the_decoders_log_likelihood(network, shape):
+    """latent_dim = 0: no weights but the decoder's, KL 0, and -NLL = ELBO = log p(x|c) for any K and any key."""
+    model = make_model(
+        make_config(latent_dim=0, encoder=network, decoder=network, channels=(2, 3)),
+        Info("test", (4, 4, 1), 20, 0, (0.0, 1.0), shape),
+    )
+    rng = np.random.default_rng(0)
+    x, condition = rng.integers(0, 2, (B, 4, 4, 1)).astype(np.float32), rng.uniform(size=(B, *shape)).astype(np.float32)
+    params, local = jax.jit(model.init)(jax.random.key(0), x, condition)
+    assert local == () and not jax.tree.leaves(params["encoder"]) and set(params) == {"encoder", "decoder"}
+    # with no hidden layer and no z the decoder is a logistic regression, which NumPy can do
+    mean = np.asarray(model.decode(params, jnp.zeros((1, B, 0)), condition).mean[0], np.float64)
+    if network == "linear":
+        output = jax.tree.map(np.float64, params["decoder"]["output"])
+        logits = condition.reshape(B, -1) @ output["kernel"] + output["bias"]
+        np.testing.assert_allclose(mean.reshape(B, -1), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    expected = (x * np.log(mean) + (1 - x) * np.log1p(-mean)).sum((1, 2, 3))
+    chunk = {"image": x, "condition": condition, "rows": model.encode(params, x, condition)}
+    for seed, num_samples in ((0, 1), (1, 5)):
+        chunk["key"] = evaluate.split_keys(seed, "test", B)
+        terms = evaluate.elbo_terms(model, params, chunk, num_samples)
+        assert not terms["kl"].any()
+        for got in (terms["elbo"], evaluate.importance_log_px(model, params, chunk, num_samples, 2)["log_px"]):
+            np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_matrices_and_moments_train_without_z(optimizer):
+    """Every weight moves and stays finite, though the encoder has none."""
+    config = make_config(latent_dim=0, optimizer__name=optimizer)
+    model = make_model(config, Info("test", (4, 4, 1), 20, 0, (0.0, 1.0), (3,)))
+    x = np.random.default_rng(0).integers(0, 2, (B, 4, 4, 1)).astype(np.float32)
+    batch = {"image": x, "index": np.arange(B), "condition": np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]}
+    chain = make_optimizer(config.optimizer)
+    state = step.init_state(model, chain, jax.random.key(0), x, batch["condition"])
+    train_step = step.make_train_step(model, chain, objectives.elbo, learning_rate=lambda hyper, step: 0.01)
+    new, metrics = jax.jit(train_step)(jax.random.key(0), {"objective": {}}, state, batch)
+    moved = jax.tree.map(lambda old, new: np.any(old != new) and np.isfinite(new).all(), state.params, new.params)
+    assert all(jax.tree.leaves(moved)) and metrics["kl"] == 0 and metrics["elbo"] == metrics["log_likelihood"]
+
+
+def test_no_z_and_no_condition_is_nothing():
+    with pytest.raises(configs.ConfigError, match="nothing but a condition"):
+        make(latent_dim=0)
 
 
 # ---- data with a condition

@@ -95,6 +95,6 @@ def further_numbers(model, params, examples, config, spread):
     error = squared_error(model, params, examples, config, spread)
     numbers = {"squared_error": summarize(error, "per element")}
     kl = mean_kl(model, params, examples, config, spread)
-    if kl is not None:
+    if kl is not None and len(kl):
         numbers["active_units_kl"] = {"value": int((kl > ACTIVE_KL).sum()), "stderr": None, "unit": f"of {len(kl)}"}
     return numbers

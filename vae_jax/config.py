@@ -46,7 +46,7 @@ def data_keys(config):
 def model_keys(config):
     """Families and networks."""
     config.model = ConfigDict()
-    config.model.latent_dim = 50  # Z, numbers in z; of a two-layer model, in z1
+    config.model.latent_dim = 50  # Z, numbers in z; of a two-layer model, in z1; 0: no z, the decoder of a condition
     config.model.encoder = "mlp"  # network from x to the rows of q(z|x)
     config.model.decoder = "mlp"  # network from z to p(x|z)
     config.model.hidden = (200, 200)  # encoder widths from x to z; the decoder mirrors them
@@ -230,7 +230,7 @@ FITTING = {"learning_rate": 0, "num_samples": 1, "max_steps": 1, "window": 1, "p
 AT_LEAST = {
     "data.num_train": 0,
     "data.streams": 0,
-    "model.latent_dim": 1,
+    "model.latent_dim": 0,
     "objective.num_samples": 1,
     **dict.fromkeys(("objective.beta", "objective.reconstruction", "objective.capacity", "objective.free"), 0),
     **dict.fromkeys(("objective.mmd", "objective.code", "objective.alpha"), 0),

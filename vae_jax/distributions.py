@@ -30,7 +30,8 @@ MAX_LOG = 87.0
 def flat_event(value, event_ndims):
     """The last `event_ndims` axes as one: `[..., *event]` -> `[..., D]`."""
     # XLA's CPU code for sums over several short axes, like those of an image, is five times slower than over one
-    return value.reshape(*value.shape[: value.ndim - event_ndims], -1)
+    batch, event = value.shape[: value.ndim - event_ndims], value.shape[value.ndim - event_ndims :]
+    return value.reshape(*batch, math.prod(event))  # not -1, which no z, or no example, leaves undetermined
 
 
 def sum_event(log_prob, event_ndims):

@@ -106,6 +106,12 @@ def summarize(values, unit="nats"):
     return {"value": float(values.mean()), "stderr": stderr, "unit": unit}
 
 
+def conditional_on(numbers, what):
+    """The numbers with a unit that says what nats are conditional on: an NLL of -log p(x|c) is none of -log p(x)."""
+    units = {unit: f"{unit} given {what}" for unit in ("nats", "bits/dim")}
+    return {name: {**entry, "unit": units.get(entry["unit"], entry["unit"])} for name, entry in numbers.items()}
+
+
 def find_rows(model, params, examples, config, spread):
     """The rows of q for every example, as the model's inference finds them; refinement ascends the ELBO here,
     whatever objective the run was trained on."""
@@ -211,6 +217,8 @@ def all_numbers(model, params, examples, event_shape, config, spread, progress):
         numbers |= likelihood_numbers(model, params, examples, event_shape, config, spread, progress)
     layers = examples["mean"] if isinstance(examples["mean"], dict) else {"": examples["mean"]}
     for layer, mean in layers.items():
+        if not mean.shape[-1]:
+            continue  # a model without z
         name = "_".join(filter(None, ("active_units", layer)))
         numbers[name] = {"value": active_units(mean), "stderr": None, "unit": f"of {mean.shape[-1]}"}
     return numbers
@@ -236,11 +244,6 @@ def prior_means(model, params, key, count, condition=None):
 
 
 CODE_COMPONENTS = 10  # of the mixture from which an autoencoder's codes are drawn
-
-
-def code_means(model, params, codes, count, seed, condition=None):
-    """The mean of p(x|z) at `count` draws of z by `code_draws`, for a model that has no prior to sample."""
-    return decode_means(model, params, code_draws(codes, count, seed), condition)
 
 
 def code_draws(codes, count, seed):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from vae_jax import aggregate, checkpoint, evaluate, figures, latents, parallel, pictures, train
+from vae_jax import aggregate, checkpoint, evaluate, figures, generate, latents, parallel, pictures, train
 from vae_jax import setup as setups
 from vae_jax.families import DRAWS_ONLY
 
@@ -19,7 +19,7 @@ def examine(setup, params, workdir):
     test = with_codes(setup, params, "test", setup.config.eval.max_examples, workdir)
     codes = with_codes(setup, params, "train", CODES, workdir)
     numbers["test"] = measure(setup, params, test)
-    if isinstance(test["mean"], np.ndarray) and "label" in test:
+    if isinstance(test["mean"], np.ndarray) and test["mean"].size and "label" in test:
         numbers["test"] |= aggregate.accuracies(codes["mean"], codes["label"], test["mean"], test["label"])
     return numbers, draw(setup, params, test, codes)
 
@@ -42,16 +42,22 @@ def measure(setup, params, examples):
     """The numbers of a run's end and those of the aggregate posterior."""
     rest = (setup.model, params, examples, setup.config.eval, parallel.spread(setup.mesh))
     numbers = train.measure_all(setup, params, examples) | aggregate.further_numbers(*rest)
-    if setup.config.model.posterior not in ("dirac", *DRAWS_ONLY):  # which have no density at others' draws
+    if setup.config.model.latent_dim and setup.config.model.posterior not in (
+        "dirac",
+        *DRAWS_ONLY,
+    ):  # which have no density at others' draws
         numbers |= aggregate.mixture_numbers(*rest)
     return numbers
 
 
 def draw(setup, params, test, codes):
     """Every picture that the model allows: {name: (Figure, caption)}."""
-    if not isinstance(test["mean"], np.ndarray) or len(setup.dataset.info.event_shape) < 2:
-        return {}  # two layers, or no images
-    drawn = scatter(setup, test) | strips(setup, params, test, codes)
+    drawn = (
+        {} if setup.config.data.condition == "none" else generate.generated(setup, params, test, lambda: codes["mean"])
+    )
+    if not isinstance(test["mean"], np.ndarray) or not test["mean"].size or len(setup.dataset.info.event_shape) < 2:
+        return drawn  # two layers, no z, or no images
+    drawn |= scatter(setup, test) | strips(setup, params, test, codes)
     if setup.config.model.posterior != "dirac":
         drawn |= posterior(setup, params, test)
     return drawn

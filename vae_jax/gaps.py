@@ -318,10 +318,11 @@ LABELS = {
 def table(numbers):
     """The numbers as text, a line each, and which bound stands for log p(x)."""
     width = max(map(len, LABELS.values()))
+    texts = {name: terminal.number(numbers[name]) for name in LABELS if name in numbers}
+    column = max(24, *map(len, texts.values()))
     lines = [
-        f"  {label:{width}}  {terminal.number(numbers[name]):24}  {numbers[name]['num_examples']:6} examples"
-        for name, label in LABELS.items()
-        if name in numbers
+        f"  {LABELS[name]:{width}}  {text:{column}}  {numbers[name]['num_examples']:6} examples"
+        for name, text in texts.items()
     ]
     log_px = numbers["log_px"]
     compared = ", ".join(f"{LABELS[name]} {value:.3f}" for name, value in log_px["bounds_compared"].items())

@@ -102,6 +102,17 @@ def sample_prior(model, params, key, count, condition=None):
     return model.prior(params, condition).sample(key, (1,) if model.conditional else (1, count))
 
 
+def sample_each_prior(model, params, keys, num_samples, condition):
+    """Draws for each of B conditions from its own key `[B]`: z `[num_samples, B, ...]`. The keys are consumed.
+
+    Conditions with the same key have the same draws, or with a prior of their own the same noise.
+    """
+    prior = model.prior(params, condition)
+    if model.conditional:
+        return prior.sample(keys, (num_samples,))
+    return jax.vmap(lambda key: prior.sample(key, (num_samples,)), out_axes=1)(keys)
+
+
 def require_fit(config, event_shape, condition_shape):
     """Raises ConfigError where data are not what a network, prior or likelihood of `config` (config.model) needs."""
     for part in ("encoder", "decoder"):
@@ -113,6 +124,11 @@ def require_fit(config, event_shape, condition_shape):
         raise ConfigError(
             f"config.model.likelihood = logistic_mixture needs a last axis of 1 or 3 channels, the data are "
             f"{list(event_shape)}: use logistic"
+        )
+    if not config.latent_dim and not condition_shape:
+        raise ConfigError(
+            "config.model.latent_dim = 0 leaves the decoder nothing but a condition, and these data have none: use "
+            "--config.data.condition=label"
         )
     if config.prior == "conditional" and not condition_shape:
         raise ConfigError(

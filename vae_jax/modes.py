@@ -46,6 +46,7 @@ def gaps(workdir, overrides, num_devices=0):
     draws_only = setup.config.model.posterior in DRAWS_ONLY
     if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint" and not draws_only:
         pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
+    numbers = setups.name_condition(setup, numbers)
     np.savez(workdir / "gaps.npz", **values)
     save(workdir, "gaps", numbers, pictures)
     terminal.say(gap.table(numbers))
@@ -100,6 +101,10 @@ def deliver(results, out):
 
 def require_gaps(config, workdir):
     """Raises ConfigError for a posterior whose gaps cannot be measured, or not as asked."""
+    if not config.model.latent_dim:
+        raise ConfigError(
+            f"--mode=gaps cannot measure {workdir}: config.model.latent_dim = 0 has no q to lose anything"
+        )
     posterior, measured = config.model.posterior, config.gaps.ais.num_examples or config.gaps.ais.num_simulated
     if posterior in NO_GAPS:
         raise ConfigError(f"--mode=gaps cannot measure {workdir}: config.model.posterior = {NO_GAPS[posterior]}")

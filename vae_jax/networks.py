@@ -164,6 +164,8 @@ NETWORKS = {"linear": None, "mlp": None, "conv": 0, "resnet": 1}
 
 def make_encoder(config, heads):
     """The encoder of `config` (config.model) as a Network; `heads` are the names and shapes of a row."""
+    if not any(math.prod(shape) for shape in heads.values()):
+        return nothing_to_say(heads)
     widths, blocks = hidden(config, config.encoder), NETWORKS[config.encoder]
     if blocks is None:
         return functional(MLPEncoder(widths, config.activation, heads))
@@ -177,6 +179,14 @@ def make_decoder(config, event_shape, num_outputs):
     if blocks is None:
         return functional(MLPDecoder(widths, *outputs))
     return functional(ConvDecoder(tuple(config.channels), blocks, widths, *outputs))
+
+
+def nothing_to_say(heads):
+    """The network of rows without a number in them, those of latent_dim = 0: it has no weights."""
+    return Network(
+        lambda key, *inputs: {},
+        lambda params, x, *condition: {name: jnp.zeros((len(x), *shape)) for name, shape in heads.items()},
+    )
 
 
 def hidden(config, name):

@@ -49,6 +49,17 @@ IMPOSSIBLE = (
     ),
     ("model.posterior=coupling", "model.latent_dim=1", "one part of z moves the other: use iaf or latent_dim >= 2"),
     ("model.prior=flow", "model.latent_dim=1", "one part of z moves the other: use mixture or latent_dim >= 2"),
+    # without z, p(x|c) is the decoder of the condition
+    ("model.latent_dim=0", "model.posterior!=normal", "there is no z to have a posterior: leave normal"),
+    ("model.latent_dim=0", "model.prior!=standard_normal", "there is no z to have a prior: leave standard_normal"),
+    (
+        "model.latent_dim=0",
+        "objective.name!=elbo",
+        "without z every bound is the log-likelihood itself: use --config.objective.name=elbo",
+    ),
+    ("model.latent_dim=0", "inference.kind!=amortized", "there is no q to be found: leave amortized"),
+    ("model.latent_dim=0", "inference.input_noise!=0.0", "there is no encoder to be shown noise: leave it 0"),
+    ("model.latent_dim=0", "inference.input_dropout!=0.0", "there is no encoder to be shown less: leave it 0"),
     # objectives
     (
         "model.posterior=planar|iaf",

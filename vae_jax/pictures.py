@@ -77,6 +77,6 @@ def aggregate(z, dimensions):
         ax.set_title(f"$z_{{{dimension + 1}}}$", fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle("Aggregate posterior against the prior, the most used dimensions first", fontsize=11)
+    figure.suptitle("Aggregate posterior against a standard normal, the most used dimensions first", fontsize=11)
     figure.supylabel("Density", fontsize=10)
     return figure

@@ -301,6 +301,16 @@ def read_config(workdir):
     return validate(config)
 
 
+GIVEN = {"label": "the label", "upper": "the upper half"}  # config.data.condition -> what a number is conditional on
+
+
+def name_condition(setup, numbers):
+    """The numbers of a run, of a conditional model in units that say so."""
+    if not setup.dataset.info.condition_shape:
+        return numbers
+    return evaluate.conditional_on(numbers, GIVEN.get(setup.config.data.condition, "the condition"))
+
+
 def evaluation_params(state):
     """The parameters to measure: their average where one is kept."""
     return state.ema if state.ema != () else state.params

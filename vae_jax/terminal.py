@@ -90,5 +90,5 @@ def table(summary):
     rows = [
         (split, name, number(entry)) for split, entries in summary["splits"].items() for name, entry in entries.items()
     ]
-    width = max(len(name) for _, name, _ in rows)
-    return "\n".join(f"  {split:5}  {name:{width}}  {text}" for split, name, text in rows)
+    left, width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join(f"  {split:{left}}  {name:{width}}  {text}" for split, name, text in rows)

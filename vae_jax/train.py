@@ -58,6 +58,9 @@ def describe_model(setup, params):
         f"{config.inference.kind} inference, {config.model.posterior} posterior, {config.model.likelihood} likelihood"
     )
     size = f"{config.model.latent_dim} latent dimensions, {networks.count(params):,} parameters"
+    if not config.model.latent_dim:
+        parts = f"no latent variables, the decoder of the condition, {config.model.likelihood} likelihood"
+        size = f"{networks.count(params):,} parameters"
     batch = f"batches of {config.train.batch_size}, {config.optimizer.name}, objective {config.objective.name}"
     terminal.say(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
     terminal.say(f"model      {parts}; {size}")
@@ -138,7 +141,8 @@ def measure_bound(setup, params, examples):
     """ELBO and its terms over a split, with q as the run's inference finds it."""
     examples = setups.with_rows(setup, params, examples)
     spread, shape = parallel.spread(setup.mesh), setup.dataset.info.event_shape
-    return evaluate.bound_numbers(setup.model, params, examples, shape, setup.config.eval, spread)
+    numbers = evaluate.bound_numbers(setup.model, params, examples, shape, setup.config.eval, spread)
+    return setups.name_condition(setup, numbers)
 
 
 def finish(setup, workdir, state, log, shown=True):
@@ -174,8 +178,8 @@ def finish(setup, workdir, state, log, shown=True):
 
 def measure_all(setup, params, examples, shown=True):
     """Every number of a split, with a progress bar: the importance samples take their time."""
-    count = setup.config.eval.num_samples
-    title, total = f"log p(x), {count} samples each,", len(examples["index"])
+    count, measured = setup.config.eval.num_samples, "log p(x|c)" if "condition" in examples else "log p(x)"
+    title, total = f"{measured}, {count} samples each,", len(examples["index"])
     progress = terminal.Progress(title, total) if shown else terminal.SILENT
     numbers = evaluate.all_numbers(
         setup.model,
@@ -187,41 +191,31 @@ def measure_all(setup, params, examples, shown=True):
         lambda done: progress.update(done, f"{done:,} examples"),
     )
     progress.close()
-    return numbers
+    return setups.name_condition(setup, numbers)
 
 
 def draw_figures(setup, workdir, params, examples, records, local):
     """The pictures of a run, saved; {name: caption}."""
-    from vae_jax import figures  # matplotlib takes a second that the first step need not wait for
+    from vae_jax import figures, generate  # matplotlib takes a second that the first step need not wait for
 
-    model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
-    shown = jax.tree.map(lambda array: array[:PAIRS], examples)
-    condition = examples["condition"][:count] if "condition" in examples else None
-    count = count if condition is None else len(condition)
-    prior_key = jax.random.fold_in(jax.random.key(seed), len(evaluate.SPLITS))
-    pictures = {
-        "curves": (
-            figures.training_curves(records),
-            "Loss and its two terms, per example, during training.",
-        ),
-        "reconstructions": (
-            figures.reconstructions(shown["image"], evaluate.reconstruct(model, params, shown)),
+    drawn = {"curves": (figures.training_curves(records), "Loss and its two terms, per example, during training.")}
+    if setup.config.model.latent_dim:
+        shown = jax.tree.map(lambda array: array[:PAIRS], examples)
+        drawn["reconstructions"] = (
+            figures.reconstructions(shown["image"], evaluate.reconstruct(setup.model, params, shown)),
             "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
-        ),
-    }
-    if setup.config.model.posterior == "dirac":
-        codes = setups.with_codes(setup, params, setups.evaluation_examples(setup, "train", CODES), local)["mean"]
-        means = evaluate.code_means(model, params, codes, count, seed, condition)
-        caption = "The decoder at draws of a mixture of Gaussians fitted to the codes of training images."
-    else:
-        means = evaluate.prior_means(model, params, prior_key, count, condition)
-        caption = "The mean of p(x|z) at draws of z from the prior."
-    pictures["samples"] = (figures.samples(means), caption)
+        )
+    drawn |= generate.generated(setup, params, examples, lambda: training_codes(setup, params, local))
     if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
-        pictures["latent"] = latent_picture(setup.config, examples)
-    for name, (figure, _) in pictures.items():
+        drawn["latent"] = latent_picture(setup.config, examples)
+    for name, (figure, _) in drawn.items():
         rundir.save_figure(workdir, name, figure)
-    return {name: caption for name, (_, caption) in pictures.items()}
+    return {name: caption for name, (_, caption) in drawn.items()}
+
+
+def training_codes(setup, params, local):
+    """The mean of q(z|x) of CODES training images, `[N, Z]`."""
+    return setups.with_codes(setup, params, setups.evaluation_examples(setup, "train", CODES), local)["mean"]
 
 
 def latent_picture(config, examples):
