@@ -40,6 +40,15 @@ DATA = flags.DEFINE_string("data", None, "FILE.npz with the array x to encode, o
 OUT = flags.DEFINE_string("out", None, "sample, encode, decode: FILE.npz, or FILE.png for images.")
 DEVICES = flags.DEFINE_integer("devices", 0, "How many devices to use; 0: as many as can share the run's streams.", 0)
 INIT_FROM = flags.DEFINE_string("init_from", None, "RUN or RUN@STEP: start a new run from the parameters of another.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of the first of several processes that train one model, or auto: ask the cluster; see docs/clusters.md.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes; 1: this one by itself.", 1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of the processes this one is, from 0.", 0)
+HEARTBEAT = flags.DEFINE_integer("heartbeat", 30, "Seconds after which a silent process is dead, and all stop.", 5)
+CONNECT_TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait until all processes have come.", 1)
 
 
 def main(arguments):
@@ -58,11 +67,35 @@ def main(arguments):
 
     foreseen = (configs.ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError)
     try:
+        join()
         MODES[MODE.value]()
     except (*foreseen, train.TrainingError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", status=130)
+
+
+def join():
+    """Joins the other processes that train this run, if there are any; from here on the first of them talks."""
+    import jax
+
+    from vae_jax import parallel, terminal
+
+    found = parallel.launch(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if found is None:
+        return
+    if MODE.value != "train":
+        fail(f"--mode={MODE.value} runs in one process: --num_processes=1, and start it once")
+    where = found.coordinator or "an address from the cluster"
+    terminal.say(f"processes  up to {CONNECT_TIMEOUT.value} s until all have come; the first listens at {where}")
+    parallel.connect(found, HEARTBEAT.value, CONNECT_TIMEOUT.value)
+    # now, since jax ends the survivors of a process that dies without another word
+    terminal.say(
+        f"process    {jax.process_index()} of {jax.process_count()}: if one dies all stop, within some "
+        f"{HEARTBEAT.value} s; the same command on every process resumes from the last checkpoint"
+    )
+    if not parallel.first():
+        sys.stdout = open(os.devnull, "w")
 
 
 def run_train():
@@ -73,7 +106,10 @@ def run_train():
         CONFIG.value.init_from = INIT_FROM.value
     config = configs.validate(CONFIG.value)
     workdir = WORKDIR.value or rundir.default_workdir(config_path(), overrides())
-    terminal.say(terminal.table(train.train(config, workdir, DEVICES.value)))
+    summary = train.train(config, workdir, DEVICES.value)
+    if summary is None:  # another process has it
+        return
+    terminal.say(terminal.table(summary))
     terminal.say(f"report    {os.path.join(workdir, 'report.html')}")
 
 
@@ -202,7 +238,8 @@ def causes(error):
 
 def help_text():
     """This module's docstring, its flags, and every key of the configuration with its default and meaning."""
-    names = [flag.name for flag in (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT)]
+    processes = (COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT, CONNECT_TIMEOUT)
+    names = [flag.name for flag in (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT, *processes)]
     rows = [(f"--{name}", flags.FLAGS[name].help) for name in names]
     keys = [(f"--config.{key}={value}", meaning) for key, value, meaning in config_keys()]
     columns = min(max(shutil.get_terminal_size().columns, 80), 120)

@@ -1,5 +1,6 @@
 """Training a model from a config into a run directory, and finishing it: numbers, pictures, report."""
 
+import hashlib
 import time
 from functools import partial
 from pathlib import Path
@@ -20,24 +21,56 @@ class TrainingError(RuntimeError):
 
 
 def train(config, workdir, num_devices=0):
-    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary."""
+    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary.
+
+    Of several processes, all of which must call this, the first writes and gets the summary, the others None.
+    """
     workdir, config_dict = Path(workdir), config.to_dict()
-    if rundir.run_status(workdir, config_dict, CHANGEABLE) == "finished":
+    if status_everywhere(config, workdir) == "finished":
         terminal.say(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
-        if not (workdir / rundir.REPORT).exists():  # killed between the last two files
-            rundir.write_report(workdir, default().to_dict())
-        return rundir.read_summary(workdir)
-    setup = setups.make_setup(config, num_devices)
+        return parallel.on_first(lambda: finished(workdir))
+    setup = parallel.in_turn(lambda: setups.make_setup(config, num_devices))
     state = setups.starting_state(setup, workdir)
-    rundir.open_run(workdir, config_dict, setup.dataset.info._asdict(), rundir.environment(), CHANGEABLE)
-    rundir.truncate_metrics(workdir, int(state.step))
+    events = open_everywhere(setup, workdir, config_dict, int(state.step))
     describe(setup, workdir, state)
-    events = rundir.events(workdir, purge_step=int(state.step) + 1)
-    state = fit(setup, workdir, state, partial(log, workdir, events, setup.epoch_steps))
-    summary = finish(setup, workdir, state, partial(log, workdir, events, setup.epoch_steps))
-    events.close()
-    rundir.write_report(workdir, default().to_dict())
+    record = partial(log, workdir, events, setup.epoch_steps) if parallel.first() else lambda *_: None
+    state = fit(setup, workdir, state, record)
+    summary = finish(setup, workdir, state, record)
+    parallel.on_first(lambda: (events.close(), rundir.write_report(workdir, default().to_dict())))
     return summary
+
+
+def status_everywhere(config, workdir):
+    """Whether the run is 'new', 'resume' or 'finished'. Raises DeviceError if processes see it differently."""
+    status = parallel.everywhere(lambda: rundir.run_status(workdir, config.to_dict(), CHANGEABLE))
+    digest = hashlib.sha256(str(config).encode()).hexdigest()[:8]
+    parallel.require_same(f"configuration {digest}", "start all with the same command")
+    sources = filter(None, (config.init_from.partition("@")[0], config.inference.encoder_run))
+    steps = [checkpoint.latest_step(Path(run) / setups.CHECKPOINTS) for run in (workdir, *sources)]
+    parallel.require_same(f"a run that is '{status}', checkpoints {steps}", "all need one shared filesystem")
+    return status
+
+
+def open_everywhere(setup, workdir, config_dict, step):
+    """Opens the run directory: returns its Events on the first process, once the others see that it is open."""
+    info, environment = setup.dataset.info._asdict(), rundir.environment()
+
+    def open_on_first():
+        rundir.open_run(workdir, config_dict, info, environment, CHANGEABLE)
+        rundir.truncate_metrics(workdir, step)
+        return rundir.events(workdir, purge_step=step + 1)
+
+    events, started = parallel.on_first(open_on_first), parallel.exchange(environment["started"])[0]
+    if parallel.several():
+        parallel.everywhere(lambda: rundir.wait_for(workdir, started))
+    return events
+
+
+def finished(workdir):
+    """The summary of a finished run, whose report is written if it was killed between these two files."""
+    if not (workdir / rundir.REPORT).exists():
+        rundir.write_report(workdir, default().to_dict())
+    return rundir.read_summary(workdir)
 
 
 def describe(setup, workdir, state):
@@ -54,7 +87,8 @@ def describe(setup, workdir, state):
     terminal.say(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
     terminal.say(f"model      {parts}; {size}")
     terminal.say(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
-    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({device})")
+    processes = f", of {jax.process_count()} processes" if parallel.several() else ""
+    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({device}){processes}")
     terminal.say(f"directory  {workdir}{begun}")
 
 
@@ -119,11 +153,12 @@ def evaluate_valid(setup, workdir, state, examples, log, progress):
     numbers = measure_bound(setup, setups.evaluation_params(state), examples)
     judge = "elbo" if "elbo" in numbers else "log_likelihood"  # an autoencoder is chosen by its reconstruction
     done, value = int(state.step), numbers[judge]["value"]
-    earlier = [record[judge] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
+    earlier = lambda: [record[judge] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
+    best = setup.config.train.select == "best" and parallel.agreed(lambda: value > max(earlier(), default=-np.inf))
     log(done, "valid", {name: entry["value"] for name, entry in numbers.items()})
     shown = ", ".join(f"{name} {terminal.number(numbers[name])}" for name in evaluate.TERMS if name in numbers)
     progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {shown}")
-    if setup.config.train.select == "best" and value > max(earlier, default=-np.inf):
+    if best:
         checkpoint.save(workdir / setups.BEST, done, state, keep=1)
 
 
@@ -135,7 +170,7 @@ def measure_bound(setup, params, examples):
 
 
 def finish(setup, workdir, state, log):
-    """The selected parameters measured on valid and test, the pictures and summary.json; returns the summary."""
+    """The selected parameters measured on valid and test; returns what `conclude` makes of that."""
     config, last = setup.config, int(state.step)
     if config.train.select == "best":
         state = checkpoint.restore(workdir / setups.BEST, setups.abstract_state(setup))
@@ -147,16 +182,26 @@ def finish(setup, workdir, state, log):
     test = setups.with_codes(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
     splits["test"] = measure_all(setup, params, test)
     log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
+    codes = None
+    if config.model.posterior == "dirac":
+        train = setups.evaluation_examples(setup, "train", CODES)
+        codes = setups.with_codes(setup, params, train, state.local)["mean"]
+    done, params = int(state.step), parallel.here(params)
+    return parallel.on_first(lambda: conclude(setup, workdir, done, params, splits, test, codes))
+
+
+def conclude(setup, workdir, step, params, splits, test, codes):
+    """The pictures and summary.json of a run that has been measured; returns the summary."""
     records = rundir.read_metrics(workdir)
     summary = {
         "complete": True,
-        "step": int(state.step),
-        "epochs": int(state.step) / setup.epoch_steps,
+        "step": step,
+        "epochs": step / setup.epoch_steps,
         "train_seconds": sum(record["seconds"] for record in records if record["split"] == "train"),
-        "selected": config.train.select,
+        "selected": setup.config.train.select,
         "num_params": networks.count(params),
         "splits": splits,
-        "figures": draw_figures(setup, workdir, params, test, records, state.local),
+        "figures": draw_figures(setup, workdir, params, test, records, codes),
     }
     rundir.write_summary(workdir, summary)
     return summary
@@ -179,8 +224,8 @@ def measure_all(setup, params, examples):
     return numbers
 
 
-def draw_figures(setup, workdir, params, examples, records, local):
-    """The pictures of a run, saved; {name: caption}."""
+def draw_figures(setup, workdir, params, examples, records, codes):
+    """The pictures of a run, saved; {name: caption}. `codes` [N, Z] are an autoencoder's, of training images."""
     from vae_jax import figures  # matplotlib takes a second that the first step need not wait for
 
     model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
@@ -199,7 +244,6 @@ def draw_figures(setup, workdir, params, examples, records, local):
         ),
     }
     if setup.config.model.posterior == "dirac":
-        codes = setups.with_codes(setup, params, setups.evaluation_examples(setup, "train", CODES), local)["mean"]
         means = evaluate.code_means(model, params, codes, count, seed, condition)
         caption = "The decoder at draws of a mixture of Gaussians fitted to the codes of training images."
     else:
