@@ -174,12 +174,8 @@ def launch(coordinator=None, num_processes=None, process_id=None, environment=os
     coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
     num_processes = whole_number("JAX_NUM_PROCESSES", environment) if num_processes is None else num_processes
     process_id = whole_number("JAX_PROCESS_ID", environment) if process_id is None else process_id
-    if num_processes == 1 or (coordinator, num_processes, process_id, launched(environment)) == (
-        None,
-        None,
-        None,
-        False,
-    ):
+    asked = coordinator or num_processes or process_id is not None or launched(environment)
+    if num_processes == 1 or not asked:
         return None
     if coordinator in (None, "auto"):
         return Launch(None, num_processes, process_id)
@@ -202,9 +198,10 @@ def whole_number(name, environment):
 
 
 def connect(found, heartbeat, timeout):
-    """Joins the processes of a Launch: of two that do not, each waits `timeout` seconds. Raises DeviceError.
+    """Joins the processes of a Launch; jax aborts those for which others do not come in `timeout` seconds.
 
     A process that is silent for `heartbeat` seconds is dead, and jax aborts the others, which no `except` catches.
+    Raises DeviceError where jax knows too little to begin.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from ending a process
     loopback = re.match(r"(127\.|localhost:)", found.coordinator or "")
