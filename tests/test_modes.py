@@ -222,7 +222,8 @@ def test_devices_do_not_change_a_run(kind, num_devices):
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
 
 
-@pytest.mark.parametrize("num_devices", [2, pytest.param(4, marks=SLOW), pytest.param(8, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
 @pytest.mark.parametrize("kind", ["amortized", "per_datapoint"])
 def test_a_batch_that_grows_with_the_devices_is_that_batch_on_one(kind, num_devices):
     """Eight examples for each device: 20 steps of plain SGD, a batch of 8 D on D devices and on one; one all-reduce."""

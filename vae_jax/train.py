@@ -30,6 +30,7 @@ def train(config, workdir, num_devices=0):
         terminal.say(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
         return parallel.on_first(lambda: finished(workdir))
     setup = parallel.in_turn(lambda: setups.make_setup(config, num_devices))
+    parallel.greet(setup.mesh)
     state = setups.starting_state(setup, workdir)
     events = open_everywhere(setup, workdir, config_dict, int(state.step))
     describe(setup, workdir, state)
