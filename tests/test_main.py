@@ -116,7 +116,8 @@ def forget_flags():
         delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
     sys.modules.pop("config_config", None)  # the last experiment file
-    for flag in (main.CONFIG, main.WORKDIR, main.DEVICES, main.INIT_FROM):
+    processes = (main.COORDINATOR, main.NUM_PROCESSES, main.PROCESS_ID)
+    for flag in (main.CONFIG, main.WORKDIR, main.DEVICES, main.INIT_FROM, main.MODE, *processes):
         flags.FLAGS[flag.name].unparse()
         flags.FLAGS[flag.name].present = 0
 
@@ -441,6 +442,8 @@ def test_a_workdir_that_is_something_else_is_refused(command, tmp_path):
         (["--config.data.streams=8"], ["data.streams = 8", "batch_size = 100"]),
         (["--config.data.name=npz", "--config.data.path=no.npz"], ["no.npz"]),
         (["--init_from=no/such/run"], ["no/such/run"]),
+        (["--coordinator=here", "--num_processes=2", "--process_id=0"], ["--coordinator=here", "HOST:PORT"]),
+        (["--mode=gaps", "--num_processes=2"], ["--mode=gaps runs in one process"]),
     ],
 )
 def test_what_does_not_fit_the_data_or_the_devices_is_one_line(command, tmp_path, arguments, parts):
@@ -522,7 +525,7 @@ def test_help_lists_every_key_with_its_default_and_meaning(command):
     status, out, err = command("--help")
     assert status == 0 and not err
     text = " ".join(out.split())
-    for flag in ("--config ", "--workdir ", "--mode ", "--devices ", "--init_from "):
+    for flag in ("--config ", "--workdir ", "--mode ", "--devices ", "--init_from ", "--coordinator ", "--heartbeat "):
         assert flag in text
     for key, value in configs.flat(configs.default()).items():
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value

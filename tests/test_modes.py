@@ -189,11 +189,11 @@ NUM_STEPS = 20  # five epochs of 4 steps, in each of which 6 of the 70 examples 
 
 
 @cache
-def run_on(num_devices, kind):
+def run_on(num_devices, kind, batch_size=BATCH):
     """(params, table in the order of examples, program text) after plain SGD for decoder and rows alike."""
     mesh, rows = parallel.make_mesh(num_devices), row_updates(plain_rows(), 0.3)
     train_step = make_step(kind, optax.sgd(0.05), rows, parallel.axis(mesh))
-    run = step.make_run_steps(train_step, NUM_STEPS, BATCH, NUM_EXAMPLES, STREAMS, mesh)
+    run = step.make_run_steps(train_step, NUM_STEPS, batch_size, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
     data = parallel.put_split(mesh, {"image": streams.to_rows(IMAGE, STREAMS), "index": index})
     state = start_state(kind, True, STREAMS)
@@ -220,6 +220,17 @@ def test_devices_do_not_change_a_run(kind, num_devices):
     before = start.params, jax.tree.leaves(by_example(start.local))
     after = one[0], jax.tree.leaves(one[1])
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["amortized", "per_datapoint"])
+def test_a_batch_that_grows_with_the_devices_is_that_batch_on_one(kind, num_devices):
+    """Eight examples for each device: 20 steps of plain SGD, a batch of 8 D on D devices and on one; one all-reduce."""
+    one, many = run_on(1, kind, 8 * num_devices), run_on(num_devices, kind, 8 * num_devices)
+    for a, b in zip(*map(jax.tree.leaves, (one[:2], many[:2])), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert sum(" all-reduce(" in line or " all-reduce-start(" in line for line in many[2].splitlines()) == 1
 
 
 def test_rows_count_their_own_batches():

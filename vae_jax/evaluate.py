@@ -17,7 +17,7 @@ from vae_jax.flows import DRAWS_ONLY
 from vae_jax.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.inference import fit_rows, fold_in_each
 from vae_jax.model import sample_prior
-from vae_jax.parallel import HERE
+from vae_jax.parallel import HERE, fetch
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 BINARIZE, DRAW, REFINE, FIT, START, MEAN = range(6)  # what an example's key is used for
@@ -47,7 +47,7 @@ def in_chunks(function, arrays, size, spread=HERE, progress=lambda done: None):
         index = np.arange(start, start + size)
         index = np.where(index < total, index, start)
         chunk = spread.put(jax.tree.map(lambda array, index=index: array[index], arrays))
-        results.append(jax.device_get(function(chunk)))
+        results.append(fetch(function(chunk)))
         progress(min(start + size, total))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *results)
 

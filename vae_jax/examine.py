@@ -52,9 +52,7 @@ def measure(setup, params, examples):
 
 def draw(setup, params, test, codes):
     """Every picture that the model allows: {name: (Figure, caption)}."""
-    drawn = (
-        {} if setup.config.data.condition == "none" else generate.generated(setup, params, test, lambda: codes["mean"])
-    )
+    drawn = {} if setup.config.data.condition == "none" else generate.generated(setup, params, test, codes["mean"])
     if not isinstance(test["mean"], np.ndarray) or not test["mean"].size or len(setup.dataset.info.event_shape) < 2:
         return drawn  # two layers, no z, or no images
     drawn |= scatter(setup, test) | strips(setup, params, test, codes)

@@ -22,7 +22,7 @@ UNKNOWN = 0.35  # the grey of what is to be completed
 
 
 def generated(setup, params, test, codes):
-    """{name: (Figure, caption)} of what the model generates; `codes()` are training codes, asked of autoencoders."""
+    """{name: (Figure, caption)} of what the model generates; `codes` [N, Z] are an autoencoder's of training images."""
     return choose(setup)(setup, params, test, codes)
 
 
@@ -44,7 +44,7 @@ def samples(setup, params, test, codes):
     condition = test["condition"][:count] if "condition" in test else None
     count = count if condition is None else len(condition)
     if setup.config.model.posterior == "dirac":
-        z = evaluate.code_draws(codes(), count, seed)
+        z = evaluate.code_draws(codes, count, seed)
         means = evaluate.decode_means(model, params, z, condition)
         caption = "The decoder at draws of a mixture of Gaussians fitted to the codes of training images."
     else:
@@ -62,7 +62,7 @@ def by_label(setup, params, test, codes):
     condition = np.eye(classes, dtype=np.float32)[:CLASSES]
     count, given = (DRAWS if config.latent_dim else 1), None
     if config.posterior == "dirac":
-        given = evaluate.code_draws(codes(), count, setup.config.eval.seed)
+        given = evaluate.code_draws(codes, count, setup.config.eval.seed)
     means = label_means(setup.model, params, prior_key(setup), condition, count, given)
     rows = {f"label {number}": images for number, images in enumerate(np.swapaxes(means, 0, 1))}
     shared = "noise" if setup.model.conditional else "z"

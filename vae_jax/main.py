@@ -10,6 +10,7 @@ not finished is resumed, a finished one prints its summary, and one with another
 """
 
 import os
+import sys
 
 from absl import app, flags
 
@@ -26,6 +27,16 @@ MODE = flags.DEFINE_enum(
 COUNT = flags.DEFINE_integer("n", 64, "sample: how many.", 1)
 DATA = flags.DEFINE_string("data", None, "FILE.npz with the array x to encode, or z to decode, and perhaps condition.")
 OUT = flags.DEFINE_string("out", None, "sample, encode, decode: FILE.npz, or FILE.png for images.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of the first of several processes that train one model, or auto: ask the cluster; see docs/clusters.md.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes; 1: this one by itself.", 1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of the processes this one is, from 0.", 0)
+HEARTBEAT = flags.DEFINE_integer("heartbeat", 30, "Seconds after which a silent process is dead, and all stop.", 5)
+CONNECT_TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait until all processes have come.", 1)
+PROCESSES = (COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT, CONNECT_TIMEOUT)
 
 
 def main(arguments):
@@ -35,7 +46,30 @@ def main(arguments):
         command.require_config()
     elif not WORKDIR.value:
         fail(f"--workdir is missing: --mode={MODE.value} needs the directory of a trained run")
-    command.guarded(MODES[MODE.value])
+    command.guarded(lambda: (join(), MODES[MODE.value]()))
+
+
+def join():
+    """Joins the other processes that train this run, if there are any; from here on the first of them talks."""
+    import jax
+
+    from vae_jax import processes, terminal
+
+    found = processes.launch(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if found is None:
+        return
+    if MODE.value != "train":
+        fail(f"--mode={MODE.value} runs in one process: --num_processes=1, and start it once")
+    where = found.coordinator or "an address from the cluster"
+    terminal.say(f"processes  up to {CONNECT_TIMEOUT.value} s until all have come; the first listens at {where}")
+    processes.connect(found, HEARTBEAT.value, CONNECT_TIMEOUT.value)
+    # now, since jax ends the survivors of a process that dies without another word
+    terminal.say(
+        f"process    {jax.process_index()} of {jax.process_count()}: if one dies all stop, within some "
+        f"{HEARTBEAT.value} s; the same command on every process resumes from the last checkpoint"
+    )
+    if not processes.first():
+        sys.stdout = open(os.devnull, "w")
 
 
 def run_train():
@@ -44,7 +78,10 @@ def run_train():
 
     config = command.asked_config()
     workdir = WORKDIR.value or rundir.default_workdir(command.config_path(), command.overrides())
-    terminal.say(terminal.table(train.train(config, workdir, DEVICES.value)))
+    summary = train.train(config, workdir, DEVICES.value)
+    if summary is None:  # another process has it
+        return
+    terminal.say(terminal.table(summary))
     terminal.say(f"report    {os.path.join(workdir, 'report.html')}")
 
 
@@ -95,7 +132,7 @@ def given_to_a_run():
 
 def parse(arguments):
     """Flags from the command line; a mistake in them, or in the experiment file, is one line."""
-    shown = (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT)
+    shown = (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT, *PROCESSES)
     return command.parse(arguments, lambda: command.help_text(__doc__, shown))
 
 

@@ -72,8 +72,8 @@ def draw(workdir):
     shown = 0 if config.model.latent_dim == 2 else max(train.PAIRS, config.figures.count)  # the scatter shows them all
     limit = min(filter(None, (shown, config.eval.max_examples)), default=0)
     examples = examine.with_codes(setup, params, "test", limit, workdir)
-    rest = (rundir.read_metrics(workdir), examine.trained_rows(setup, workdir))
-    captions = train.draw_figures(setup, workdir, params, examples, *rest)
+    codes = train.training_codes(setup, params, examine.trained_rows(setup, workdir))
+    captions = train.draw_figures(setup, workdir, params, examples, rundir.read_metrics(workdir), codes)
     rundir.write_summary(workdir, rundir.read_summary(workdir) | {"figures": captions})
     rundir.write_report(workdir, default().to_dict())
     return captions

@@ -1,8 +1,10 @@
-"""Devices, axes and donation: the one place that knows of them.
+"""Devices, axes, processes and donation: the one place that knows of them.
 
 The per-device program is pmap's: each device runs the same step on its share of the examples, and gradients are summed
 over the axis 'devices'. JAX implements pmap as jit of shard_map today and tells new code to say so, as `device_program`
 does. Parameters are replicated; the data and the rows of per-datapoint tables are split into blocks.
+
+Of several processes (processes.py) each gives its own devices their blocks.
 """
 
 import os
@@ -13,6 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,7 +23,7 @@ AXIS = "devices"
 
 
 class DeviceError(ValueError):
-    """One readable line: the numbers that do not divide."""
+    """One readable line: the numbers that do not divide, or the process that cannot go on."""
 
 
 class Axis(NamedTuple):
@@ -56,12 +59,18 @@ def make_mesh(num_devices=0):
             f"--devices={num_devices}: only {available} {jax.default_backend()} devices are there"
             + (virtual if jax.default_backend() == "cpu" else "")
         )
-    return jax.make_mesh(
-        (num_devices or available,),
-        (AXIS,),
-        axis_types=(AxisType.Auto,),
-        devices=jax.devices()[: num_devices or available],
-    )
+    chosen = first_devices(num_devices or available)
+    return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+
+
+def first_devices(num_devices):
+    """So many devices, the first of every process, equally many of each. Raises DeviceError."""
+    processes = range(jax.process_count())
+    each = num_devices // len(processes)
+    chosen = [device for p in processes for device in [d for d in jax.devices() if d.process_index == p][:each]]
+    if len(chosen) != num_devices:
+        raise DeviceError(f"--devices={num_devices}: {len(processes)} processes must have equally many of them each")
+    return chosen
 
 
 def each_alone(mesh):
@@ -103,8 +112,15 @@ def program_bytes(compiled):
 
 
 def largest_divisor(num_streams):
-    """How many of the devices there are `num_streams` streams can be shared by."""
-    return max(d for d in range(1, jax.device_count() + 1) if num_streams % d == 0)
+    """How many of the devices there are `num_streams` streams can be shared by, equally many of every process."""
+    processes = jax.process_count()
+    fitting = [d for d in range(processes, jax.device_count() + 1, processes) if num_streams % d == 0]
+    if not fitting:
+        raise DeviceError(
+            f"{processes} processes cannot share {num_streams} streams: config.data.streams must be a multiple of "
+            f"{processes} that divides config.train.batch_size"
+        )
+    return fitting[-1]
 
 
 def check(num_devices, num_streams, batch_size):
@@ -124,14 +140,33 @@ def split(mesh):
     return NamedSharding(mesh, P(AXIS))
 
 
+def put(place, tree):
+    """A pytree of host arrays that every process holds, of which each gives its own devices their blocks."""
+    if place.is_fully_addressable:
+        return jax.device_put(tree, place)
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, place, lambda block: a[block]), tree)
+
+
 def put_split(mesh, tree):
     """A pytree of host arrays, each `[n, ...]` divided into equal blocks over the devices."""
-    return jax.device_put(tree, split(mesh))
+    return put(split(mesh), tree)
 
 
 def put_replicated(mesh, tree):
     """A pytree of host arrays, whole on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    return put(replicated(mesh), tree)
+
+
+def fetch(tree):
+    """A pytree of arrays, wherever their blocks are, whole on the host of every process."""
+    whole = lambda leaf: not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    get = lambda leaf: jax.device_get(leaf) if whole(leaf) else multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.tree.map(get, tree)
+
+
+def here(tree):
+    """A pytree of replicated arrays as a process can use them by itself, without the others."""
+    return jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), tree)
 
 
 class Spread(NamedTuple):

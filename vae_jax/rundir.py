@@ -92,6 +92,18 @@ def flat(config: dict, prefix: str = "") -> dict:
     return items
 
 
+def wait_for(workdir, started: str, seconds: float = 90) -> None:
+    """Returns when this process sees the run that another has opened at `started`; raises RunError if it never does.
+
+    NFS may show a process for a minute that a directory is not there, after it has been made by another.
+    """
+    path, until = pathlib.Path(workdir) / ENVIRONMENT, time.monotonic() + seconds
+    while not path.exists() or _read(workdir, ENVIRONMENT).get("started") != started:
+        if time.monotonic() > until:
+            raise RunError(f"{workdir} is another directory here: several processes need one on a shared filesystem")
+        time.sleep(0.5)
+
+
 def differing(old: dict, new: dict) -> dict[str, tuple]:
     """Dotted keys whose values differ, with both of them as JSON holds them (a tuple is a list), or '(absent)'."""
     old, new = flat(_plain(old)), flat(_plain(new))

@@ -338,7 +338,7 @@ def with_rows(setup, params, examples, local=()):
     config = setup.config
     if local != ():
         where = streams.row_of(examples["index"], setup.dataset.info.num_train, num_streams(config))
-        rows = jax.device_get(jax.tree.map(lambda column: column[where], local.rows))
+        rows = parallel.fetch(jax.tree.map(lambda column: column[where], local.rows))
     else:
         rows = found_rows(config, setup.model, params, examples, parallel.spread(setup.mesh))
     return {**examples, "rows": rows}

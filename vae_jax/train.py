@@ -1,5 +1,6 @@
 """Training a model from a config into a run directory, and finishing it: numbers, pictures, report."""
 
+import hashlib
 import time
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vae_jax import checkpoint, evaluate, networks, parallel, rundir, terminal
+from vae_jax import checkpoint, evaluate, networks, parallel, processes, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, default
 
@@ -20,24 +21,57 @@ class TrainingError(RuntimeError):
 
 
 def train(config, workdir, num_devices=0):
-    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary."""
+    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary.
+
+    Of several processes, all of which must call this, the first writes and gets the summary, the others None.
+    """
     workdir, config_dict = Path(workdir), config.to_dict()
-    if rundir.run_status(workdir, config_dict, CHANGEABLE) == "finished":
+    if status_everywhere(config, workdir) == "finished":
         terminal.say(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
-        if not (workdir / rundir.REPORT).exists():  # killed between the last two files
-            rundir.write_report(workdir, default().to_dict())
-        return rundir.read_summary(workdir)
-    setup = setups.make_setup(config, num_devices)
+        return processes.on_first(lambda: finished(workdir))
+    setup = processes.in_turn(lambda: setups.make_setup(config, num_devices))
+    processes.greet(setup.mesh)
     state = setups.starting_state(setup, workdir)
-    rundir.open_run(workdir, config_dict, setup.dataset.info._asdict(), rundir.environment(), CHANGEABLE)
-    rundir.truncate_metrics(workdir, int(state.step))
+    events = open_everywhere(setup, workdir, config_dict, int(state.step))
     describe(setup, workdir, state)
-    events = rundir.events(workdir, purge_step=int(state.step) + 1)
-    state = fit(setup, workdir, state, partial(log, workdir, events, setup.epoch_steps))
-    summary = finish(setup, workdir, state, partial(log, workdir, events, setup.epoch_steps))
-    events.close()
-    rundir.write_report(workdir, default().to_dict())
+    record = partial(log, workdir, events, setup.epoch_steps) if processes.first() else lambda *_: None
+    state = fit(setup, workdir, state, record)
+    summary = finish(setup, workdir, state, record)
+    processes.on_first(lambda: (events.close(), rundir.write_report(workdir, default().to_dict())))
     return summary
+
+
+def status_everywhere(config, workdir):
+    """Whether the run is 'new', 'resume' or 'finished'. Raises DeviceError if processes see it differently."""
+    status = processes.everywhere(lambda: rundir.run_status(workdir, config.to_dict(), CHANGEABLE))
+    digest = hashlib.sha256(str(config).encode()).hexdigest()[:8]
+    processes.require_same(f"configuration {digest}", "start all with the same command")
+    sources = filter(None, (config.init_from.partition("@")[0], config.inference.encoder_run))
+    steps = [checkpoint.latest_step(Path(run) / setups.CHECKPOINTS) for run in (workdir, *sources)]
+    processes.require_same(f"a run that is '{status}', checkpoints {steps}", "all need one shared filesystem")
+    return status
+
+
+def open_everywhere(setup, workdir, config_dict, step):
+    """Opens the run directory: returns its Events on the first process, once the others see that it is open."""
+    info, environment = setup.dataset.info._asdict(), rundir.environment()
+
+    def open_on_first():
+        rundir.open_run(workdir, config_dict, info, environment, CHANGEABLE)
+        rundir.truncate_metrics(workdir, step)
+        return rundir.events(workdir, purge_step=step + 1)
+
+    events, started = processes.on_first(open_on_first), processes.exchange(environment["started"])[0]
+    if processes.several():
+        processes.everywhere(lambda: rundir.wait_for(workdir, started))
+    return events
+
+
+def finished(workdir):
+    """The summary of a finished run, whose report is written if it was killed between these two files."""
+    if not (workdir / rundir.REPORT).exists():
+        rundir.write_report(workdir, default().to_dict())
+    return rundir.read_summary(workdir)
 
 
 def describe(setup, workdir, state):
@@ -45,7 +79,8 @@ def describe(setup, workdir, state):
     describe_model(setup, state.params)
     mesh = setup.mesh
     begun = f", from step {int(state.step):,} on" if int(state.step) else ""
-    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({mesh.devices.flat[0].device_kind})")
+    device, several = mesh.devices.flat[0].device_kind, f", of {jax.process_count()} processes" * processes.several()
+    terminal.say(f"devices    {mesh.size} of {jax.device_count()} ({device}){several}")
     terminal.say(f"directory  {workdir}{begun}")
 
 
@@ -128,11 +163,12 @@ def evaluate_valid(setup, workdir, state, examples, log, progress):
     numbers = measure_bound(setup, setups.evaluation_params(state), examples)
     judge = "elbo" if "elbo" in numbers else "log_likelihood"  # an autoencoder is chosen by its reconstruction
     done, value = int(state.step), numbers[judge]["value"]
-    earlier = [record[judge] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
+    earlier = lambda: [record[judge] for record in rundir.read_metrics(workdir) if record["split"] == "valid"]
+    best = setup.config.train.select == "best" and processes.agreed(lambda: value > max(earlier(), default=-np.inf))
     log(done, "valid", {name: entry["value"] for name, entry in numbers.items()})
     shown = ", ".join(f"{name} {terminal.number(numbers[name])}" for name in evaluate.TERMS if name in numbers)
     progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {shown}")
-    if setup.config.train.select == "best" and value > max(earlier, default=-np.inf):
+    if best:
         checkpoint.save(workdir / setups.BEST, done, state, keep=1)
     return value
 
@@ -146,7 +182,7 @@ def measure_bound(setup, params, examples):
 
 
 def finish(setup, workdir, state, log, shown=True):
-    """The selected parameters measured on valid and test, the pictures and summary.json; returns the summary.
+    """The selected parameters measured on valid and test; returns what `conclude` makes of that.
 
     Not `shown`: without progress bars and pictures, for one of many runs.
     """
@@ -161,16 +197,23 @@ def finish(setup, workdir, state, log, shown=True):
     test = setups.with_codes(setup, params, setups.evaluation_examples(setup, "test", config.eval.max_examples))
     splits["test"] = measure_all(setup, params, test, shown)
     log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
+    codes = training_codes(setup, params, state.local) if shown else None
+    done, params = int(state.step), parallel.here(params)
+    return processes.on_first(lambda: conclude(setup, workdir, done, params, splits, test, codes, shown))
+
+
+def conclude(setup, workdir, step, params, splits, test, codes, shown):
+    """The pictures and summary.json of a run that has been measured; returns the summary."""
     records = rundir.read_metrics(workdir)
     summary = {
         "complete": True,
-        "step": int(state.step),
-        "epochs": int(state.step) / setup.epoch_steps,
+        "step": step,
+        "epochs": step / setup.epoch_steps,
         "train_seconds": sum(record["seconds"] for record in records if record["split"] == "train"),
-        "selected": config.train.select,
+        "selected": setup.config.train.select,
         "num_params": networks.count(params),
         "splits": splits,
-        "figures": draw_figures(setup, workdir, params, test, records, state.local) if shown else {},
+        "figures": draw_figures(setup, workdir, params, test, records, codes) if shown else {},
     }
     rundir.write_summary(workdir, summary)
     return summary
@@ -194,8 +237,8 @@ def measure_all(setup, params, examples, shown=True):
     return setups.name_condition(setup, numbers)
 
 
-def draw_figures(setup, workdir, params, examples, records, local):
-    """The pictures of a run, saved; {name: caption}."""
+def draw_figures(setup, workdir, params, examples, records, codes):
+    """The pictures of a run, saved; {name: caption}. `codes` [N, Z] are an autoencoder's, of training images."""
     from vae_jax import figures, generate  # matplotlib takes a second that the first step need not wait for
 
     drawn = {"curves": (figures.training_curves(records), "Loss and its two terms, per example, during training.")}
@@ -205,7 +248,7 @@ def draw_figures(setup, workdir, params, examples, records, local):
             figures.reconstructions(shown["image"], evaluate.reconstruct(setup.model, params, shown)),
             "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
         )
-    drawn |= generate.generated(setup, params, examples, lambda: training_codes(setup, params, local))
+    drawn |= generate.generated(setup, params, examples, codes)
     if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
         drawn["latent"] = latent_picture(setup.config, examples)
     for name, (figure, _) in drawn.items():
@@ -214,7 +257,9 @@ def draw_figures(setup, workdir, params, examples, records, local):
 
 
 def training_codes(setup, params, local):
-    """The mean of q(z|x) of CODES training images, `[N, Z]`."""
+    """The codes of CODES training images, `[N, Z]`, of an autoencoder, whose samples are made from them; else None."""
+    if setup.config.model.posterior != "dirac":
+        return None
     return setups.with_codes(setup, params, setups.evaluation_examples(setup, "train", CODES), local)["mean"]
 
 
