@@ -105,7 +105,7 @@ def sample_prior(model, params, key, count, condition=None):
 def require_fit(config, event_shape, condition_shape):
     """Raises ConfigError where data are not what a network, prior or likelihood of `config` (config.model) needs."""
     for part in ("encoder", "decoder"):
-        if networks.NETWORKS[config[part]] is not None and len(event_shape) != 3:
+        if networks.NETWORKS[config[part]].images and len(event_shape) != 3:
             raise ConfigError(
                 f"config.model.{part} = {config[part]} needs images [H, W, C], not {list(event_shape)}: use mlp"
             )
