@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Rainforth et al. (2018) and Tucker et al. (2019): signal-to-noise ratio of gradients against K at an IWAE's parameters,
+# encoder K^-1/2 for IWAE and K^1/2 for DReG; and what DReG gains over IWAE in NLL.
+#
+#     experiments/reproduce/estimators.sh             IWAE and DReG at k = 1, 5, 50, 100 epochs each; K to 1,024
+#     QUICK=1 experiments/reproduce/estimators.sh     ten minutes on two cores: k = 5 alone, 2 epochs, NLL of 1,000 test
+#                                                     images; K to 64, 500 gradients each
+#
+# DRY_RUN=1 prints the commands. Further arguments go to every training, say --config.data.manual_dir=DIR; SEED is 0.
+# docs/results.md holds QUICK=1.
+set -euo pipefail
+source "$(dirname "$0")/../sweeps/run.sh"
+quick=${QUICK:+-quick}
+runs=${RUNS:-runs/reproduce/estimators$quick}
+samples="1 5 50"
+measured=(--config.estimators.num_samples=1,4,16,64,256,1024 --config.estimators.num_draws=5000)
+if [[ -n "$quick" ]]; then
+    samples=5
+    measured=(--config.estimators.num_samples=1,4,16,64 --config.estimators.num_draws=500)
+fi
+
+for k in $samples; do
+    for method in iwae dreg; do
+        run python -m vae_jax.main --config=experiments/reproduce/iwae.py:L1-$method-k$k$quick \
+            --config.seed="${SEED:-0}" --workdir="$runs/$method-k$k" "${measured[@]}" "$@"
+    done
+done
+[[ -f "$runs/iwae-k5/estimators.npz" ]] || run python -m vae_jax.main --mode=estimators --workdir="$runs/iwae-k5"
+run python -m vae_jax.published --table=estimators --runs="$runs"
+finish
