@@ -6,7 +6,7 @@
 Variants: mnist or fashion, then normal or flow, and `-quick` behind. 784-200-200-50 and its mirror, images binarized
 once (Fashion-MNIST at 0.5), a linear warm-up of the KL. Published: gaps of training images, 3,280 epochs of Adam, an
 affine flow with auxiliary variables; here of test images, 100 epochs of Muon, and an affine coupling flow without them.
-Quick: 8 epochs, gaps of 100 test images, AIS of 20 of them with 200 temperatures.
+Quick: 12 epochs, gaps of 100 test images, AIS of 20 of them with 200 temperatures.
 """
 
 from pathlib import Path
@@ -26,8 +26,8 @@ COMMON = {
     "gaps.ais.num_examples": 200,
 }
 QUICK = {
-    "train.epochs": 8,
-    "train.eval_every": 8,
+    "train.epochs": 12,
+    "train.eval_every": 12,
     "objective.schedule_epochs": 2,
     "eval.num_samples": 100,
     "eval.max_examples": 1000,
