@@ -156,21 +156,26 @@ def test_the_mean_gradient_is_that_of_the_exact_bound():
 
 @pytest.mark.slow
 def test_iwae_falls_and_dreg_rises_for_the_encoder_and_all_rise_for_the_decoder():
-    """Slopes -1/2 and 1/2 in log K: Rainforth et al. (2018), Theorem 1; Tucker et al. (2019)."""
-    model, params, batch = toy()
-    names, counts = ("elbo", "iwae", "stl", "dreg"), (8, 32, 128)
+    """Slopes -1/2 and 1/2 in log K: Rainforth et al. (2018), Theorem 1; Tucker et al. (2019).
+
+    q is near p(z|x), as in their toy: further away the same slopes need a larger K.
+    """
+    model, params, batch = toy(dim=2, off=0.1)
+    names, counts = ("elbo", "iwae", "stl", "dreg"), (16, 128)
     config = SimpleNamespace(names=names, num_samples=counts, num_draws=4000)
     found, projections = estimators.measure(model, params, batch, config)
     numbers = estimators.summarize(found, projections)
     for name in names:
         for part in ("encoder", "decoder"):
+            if (name, part) == ("elbo", "decoder"):  # the prior's mean is in its closed-form KL alone: no noise at all
+                assert not any(key.startswith("elbo_decoder") for key in numbers)
+                continue
             expected = -0.5 if (name, part) == ("iwae", "encoder") else 0.5
-            assert numbers[f"{name}_{part}_snr_slope"]["value"] == pytest.approx(expected, abs=0.15), (name, part)
+            assert numbers[f"{name}_{part}_snr_slope"]["value"] == pytest.approx(expected, abs=0.12), (name, part)
     assert abs(numbers["stl_bias_t"]["value"]) < 4 and abs(numbers["dreg_bias_t"]["value"]) < 4
-    again, _ = estimators.measure(
-        model, params, batch, SimpleNamespace(names=names[:1], num_samples=(8,), num_draws=4000)
-    )
-    np.testing.assert_array_equal(again["elbo", 8]["encoder"]["snr"], found["elbo", 8]["encoder"]["snr"])
+    once = SimpleNamespace(names=names[:1], num_samples=(16,), num_draws=4000)
+    again, _ = estimators.measure(model, params, batch, once)
+    np.testing.assert_array_equal(again["elbo", 16]["encoder"]["snr"], found["elbo", 16]["encoder"]["snr"])
 
 
 # ---- the mode

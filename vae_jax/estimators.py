@@ -4,6 +4,8 @@
     IWAE     encoder K^-1/2, decoder K^1/2          their Theorem 1
     DReG     encoder K^1/2                          Tucker et al. (2019), section 4
 
+as K grows: where few of the K draws carry any weight, with q far from p(z|x), the slopes are still to come.
+
 g is one estimate of the gradient of the mean objective over a fixed batch, nats per example; its draws of z are all
 that is random in it. From N estimates come three numbers for a part of the parameters, encoder or decoder:
 
@@ -187,6 +189,8 @@ def summarize(found, projections):
     largest, upper, numbers = counts[-1], upper_half(counts), {}
     for name in names:
         for part, values in found[name, largest].items():
+            if not np.isfinite(values["snr"]).all():
+                continue  # no draw moves these parameters: a closed-form KL, say, and nothing else that they are in
             numbers[f"{name}_{part}_snr"] = entry(values["snr"], f"at K = {largest}")
             slopes = slope(upper, np.stack([found[name, count][part]["snr_norm"] for count in upper]))
             if slopes is not None:
