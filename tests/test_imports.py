@@ -24,6 +24,7 @@ MATHS = {"distributions", "gaussians", "likelihoods", "elbo", "importance", "obj
 NOUNS = {"inference", "networks", "flows", "data", "checkpoint", "parallel", "config", "streams", "optimizer"}
 DONE_WITH_A_MODEL = {"evaluate", "ais", "gaps", "figures", "rundir"}
 COMMANDS = {"main", "sweep", "codec", "report", "command"}  # command: what they share
+COMMANDS = {"main", "sweep", "codec", "report", "published"}
 BELOW = MATHS | NOUNS | {"families", "model", "step"}
 
 # module -> the modules of this package it may import. A new module is added here, where DESIGN.md section 1 puts it.
@@ -50,6 +51,7 @@ ALLOWED = {
     "rundir": BELOW | {"page"},
     "gaps": BELOW | {"evaluate", "ais", "figures", "terminal"},
     "posteriors": BELOW | {"evaluate"},
+    "estimators": BELOW | {"figures", "terminal"},
     "aggregate": BELOW | {"evaluate"},
     "compilation": set(),
     "processes": {"parallel"},
@@ -59,7 +61,9 @@ ALLOWED = {
     "continuity": set(),
     "arrays": BELOW | DONE_WITH_A_MODEL | {"setup", "files"},
     "examine": BELOW | DONE_WITH_A_MODEL | {"setup", "train", "aggregate", "latents", "pictures", "generate"},
-    "modes": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "posteriors", "arrays", "examine", "train"},
+    "modes": BELOW
+    | DONE_WITH_A_MODEL
+    | {"setup", "terminal", "posteriors", "arrays", "examine", "train", "estimators"},
     "swept": {"rundir", "config"},
     "fold": {"swept"},
     "caveats": {"swept", "fold", "rundir", "config"},
@@ -84,7 +88,7 @@ ALLOWED = {
 OUTSIDE = {
     "flax": {"networks"},
     "orbax": {"checkpoint"},
-    "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts", "panels"},
+    "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts", "panels", "estimators"},
     "tensorflow_datasets": {"data", "files"},
     "scipy": {"fold"},  # which jax and scikit-learn bring
     "sklearn": {"data", "files", "evaluate", "aggregate", "continuity", "subjects"},

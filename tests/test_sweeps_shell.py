@@ -218,10 +218,11 @@ def test_a_run_without_a_directory_is_refused(sweep, tmp_path):
 @pytest.fixture
 def asked(tmp_path):
     """asked(**changes) -> whether finished.py takes a run, made as changed, for finished."""
-    command = ["python", "-m", "vae_jax.main", "--config=e.py", "--config.seed=1"]
+    config = f"--config={tmp_path / 'e.py'}:quick"
+    command = ["python", "-m", "vae_jax.main", config, "--config.seed=1"]
     program = ROOT / "experiments" / "sweeps" / "finished.py"
 
-    def asked(argv=("main.py", "--config=e.py", "--config.seed=1"), summary='{"complete": true}', older=True):
+    def asked(argv=("main.py", config, "--config.seed=1"), summary='{"complete": true}', older=True):
         experiment = tmp_path / "e.py"
         experiment.touch()
         (tmp_path / "run").mkdir(exist_ok=True)
@@ -232,9 +233,10 @@ def asked(tmp_path):
             os.utime(experiment, (1e9, 1e9))
         else:
             os.utime(experiment, (4e9, 4e9))
-        arguments = [str(tmp_path / "run"), f"{experiment}:quick", *command]
+        arguments = [str(tmp_path / "run"), *command]
         return subprocess.run([sys.executable, str(program), *arguments]).returncode == 0
 
+    asked.config = config
     return asked
 
 
@@ -242,8 +244,8 @@ def test_finished_is_what_this_very_command_made(asked):
     assert asked()
     assert not asked(summary='{"complete": false}')
     assert not asked(summary='{"compl')
-    assert not asked(argv=["main.py", "--config=e.py", "--config.seed=2"])
-    assert not asked(argv=["main.py", "--config=e.py"])
+    assert not asked(argv=["main.py", asked.config, "--config.seed=2"])
+    assert not asked(argv=["main.py", asked.config])
     assert not asked(argv=[])
     assert not asked(argv=["x"] * 9)
     assert not asked(older=False)

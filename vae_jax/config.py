@@ -23,7 +23,8 @@ def default():
     config.seed = 0  # initialization, order of examples and training noise
     config.init_from = ""  # RUN or RUN@STEP: the parameters of another run to start from; set by --init_from
 
-    for add_keys in (data_keys, model_keys, inference_keys, training_keys, evaluation_keys, gaps_keys, figure_keys):
+    groups = (data_keys, model_keys, inference_keys, training_keys)
+    for add_keys in (*groups, evaluation_keys, gaps_keys, estimator_keys, figure_keys):
         add_keys(config)
     return config
 
@@ -185,6 +186,15 @@ def gaps_keys(config):
     config.gaps.ais.pilot_temperatures = 200  # of the path of those chains
 
 
+def estimator_keys(config):
+    """What --mode=estimators measures."""
+    config.estimators = ConfigDict()  # --mode=estimators: signal-to-noise ratios of gradient estimators
+    config.estimators.names = ("elbo", "iwae", "stl", "dreg")  # the estimators; of planar and iaf elbo and iwae alone
+    config.estimators.num_samples = (1, 4, 16, 64)  # each K, draws of z for each example
+    config.estimators.num_draws = 1000  # gradients of each estimator at each K
+    config.estimators.num_examples = 16  # of train, one fixed batch
+
+
 def figure_keys(config):
     """What is drawn."""
     config.figures = ConfigDict()
@@ -193,7 +203,15 @@ def figure_keys(config):
 
 # A short list of keys that a resumed run may change: none of them touches a parameter.
 CHANGEABLE = frozenset(
-    {"figures", "gaps", "train.eval_every", "train.checkpoint_every", "eval.elbo_samples", "eval.num_samples"}
+    {
+        "figures",
+        "gaps",
+        "estimators",
+        "train.eval_every",
+        "train.checkpoint_every",
+        "eval.elbo_samples",
+        "eval.num_samples",
+    }
     | {"eval.chunk_rows", "eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir"}
 )
 
@@ -279,6 +297,8 @@ AT_LEAST = {
     "gaps.ais.num_leapfrog": 1,
     "gaps.ais.pilot_chains": 1,
     "gaps.ais.pilot_temperatures": 1,
+    "estimators.num_draws": 20,
+    "estimators.num_examples": 1,
     "figures.count": 1,
 }
 
@@ -305,10 +325,19 @@ def validate(config):
     require("objective.first", config.objective.first, lambda v: 0 < v < 1, "a number in (0, 1)")
     starts = lambda v: len(set(v)) == len(v) > 0 and set(v) <= {"q", "prior"}
     require("gaps.ais.starts", config.gaps.ais.starts, starts, "q, prior or both")
+    require_estimators(config.estimators)
     for field in ("seed", "eval.seed", "data.binarization_seed"):
         require(field, lookup(config, field), lambda v: 0 <= v < 2**32, "an integer in [0, 2^32)")
     validate_pairs(config)
     return ml_collections.FrozenConfigDict(config)
+
+
+def require_estimators(config):
+    """Raises ConfigError unless names and numbers of draws are what --mode=estimators can measure."""
+    names, different = ("elbo", "iwae", "stl", "dreg"), lambda v: len(set(v)) == len(v) > 0
+    require("estimators.names", config.names, lambda v: different(v) and set(v) <= {*names}, "of " + ", ".join(names))
+    counts = lambda v: different(v) and all(isinstance(k, int) and k > 0 for k in v)
+    require("estimators.num_samples", config.num_samples, counts, "different integers > 0")
 
 
 def require_keys(config):

@@ -20,9 +20,9 @@ from vae_jax.command import CONFIG, DEVICES, INIT_FROM, WORKDIR, fail, given
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "gaps", "sample", "encode", "decode"],
-    "train a run; or of a trained one: evaluate (all numbers and pictures), gaps (what its q loses), or sample, "
-    "encode, decode (arrays of your own).",
+    ["train", "evaluate", "gaps", "estimators", "sample", "encode", "decode"],
+    "train a run; or of a trained one: evaluate (all numbers and pictures), gaps (what its q loses), "
+    "estimators (how noisy gradients are), or sample, encode, decode (arrays of your own).",
 )
 COUNT = flags.DEFINE_integer("n", 64, "sample: how many.", 1)
 DATA = flags.DEFINE_string("data", None, "FILE.npz with the array x to encode, or z to decode, and perhaps condition.")
@@ -103,6 +103,13 @@ def run_evaluate():
     modes.evaluate(WORKDIR.value, given_to_a_run(), DEVICES.value)
 
 
+def run_estimators():
+    """Measures gradient estimators at the parameters of the run in --workdir."""
+    from vae_jax import modes
+
+    modes.estimators(WORKDIR.value, given_to_a_run(), DEVICES.value)
+
+
 def run_on_arrays():
     """Samples, encodes or decodes with the run in --workdir, into --out."""
     from vae_jax import modes
@@ -121,6 +128,7 @@ MODES = {
     "train": run_train,
     "evaluate": run_evaluate,
     "gaps": run_gaps,
+    "estimators": run_estimators,
     **dict.fromkeys(("sample", "encode", "decode"), run_on_arrays),
 }
 

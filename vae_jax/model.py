@@ -116,7 +116,7 @@ def sample_each_prior(model, params, keys, num_samples, condition):
 def require_fit(config, event_shape, condition_shape):
     """Raises ConfigError where data are not what a network, prior or likelihood of `config` (config.model) needs."""
     for part in ("encoder", "decoder"):
-        if networks.NETWORKS[config[part]] is not None and len(event_shape) != 3:
+        if networks.NETWORKS[config[part]].images and len(event_shape) != 3:
             raise ConfigError(
                 f"config.model.{part} = {config[part]} needs images [H, W, C], not {list(event_shape)}: use mlp"
             )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import arrays, examine, parallel, rundir, terminal, train
@@ -51,6 +52,42 @@ def gaps(workdir, overrides, num_devices=0):
     save(workdir, "gaps", numbers, pictures)
     terminal.say(gap.table(numbers))
     terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+def estimators(workdir, overrides, num_devices=0):
+    """Signal-to-noise ratios of gradient estimators at a run's parameters; saves and prints them."""
+    from vae_jax import estimators as estimate
+
+    workdir = Path(workdir)
+    setup, params = reopen(workdir, overrides, num_devices)
+    require_estimators(setup.config, workdir)
+    config, given = setup.config.estimators, ("image", "index", "condition")
+    examples = setups.evaluation_examples(setup, "train", config.num_examples)
+    batch = {name: jnp.asarray(array) for name, array in examples.items() if name in given}
+    draws = estimate.GROUPS * estimate.per_group(config)
+    terminal.say(f"estimators of {workdir}: {draws} gradients each, of {len(batch['index'])} training examples")
+    rest = (batch, config, setup.config.eval.seed, Stages("estimators", "groups"))
+    found, projections = estimate.measure(setup.model, jax.device_get(params), *rest)
+    numbers, values = estimate.summarize(found, projections), estimate.arrays(found)
+    np.savez(workdir / "estimators.npz", **values)
+    caption = "Signal-to-noise ratio of the gradient as one vector, against the draws K; ± one standard error."
+    save(workdir, "estimators", numbers, {"estimators": (estimate.snr_lines(values), caption)})
+    terminal.say(estimate.table(found, numbers, draws))
+    terminal.say(f"report    {workdir / rundir.REPORT}")
+
+
+def require_estimators(config, workdir):
+    """Raises ConfigError for a run that has no such gradients."""
+    posterior, asked = config.model.posterior, set(config.estimators.names)
+    if setups.has_table(config):
+        raise ConfigError(f"--mode=estimators needs an encoder: {workdir} has inference.kind = per_datapoint")
+    if posterior == "dirac":
+        raise ConfigError(f"--mode=estimators needs a bound: {workdir} has model.posterior = dirac, an autoencoder")
+    if posterior in DRAWS_ONLY and asked & {"stl", "dreg"}:
+        raise ConfigError(
+            f"--mode=estimators: stl and dreg need the density of q at any z, and {workdir} has model.posterior = "
+            f"{posterior}: use --config.estimators.names=elbo,iwae"
+        )
 
 
 def evaluate(workdir, overrides, num_devices=0):
@@ -118,13 +155,13 @@ def require_gaps(config, workdir):
 class Stages:
     """A progress bar for one stage after another."""
 
-    def __init__(self):
-        self.title, self.bar = None, None
+    def __init__(self, mode="gaps", unit="examples"):
+        self.mode, self.unit, self.title, self.bar = mode, unit, None, None
 
     def __call__(self, title, done, total):
         if title != self.title:
-            self.title, self.bar = title, terminal.Progress("gaps", total)
-        self.bar.update(done, f"{title}, {done:,} of {total:,} examples")
+            self.title, self.bar = title, terminal.Progress(self.mode, total)
+        self.bar.update(done, f"{title}, {done:,} of {total:,} {self.unit}")
         if done == total:
             self.bar.close()
 

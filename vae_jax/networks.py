@@ -158,27 +158,57 @@ class OutputBias(nn.Module):
         return h + self.param("bias", nn.initializers.zeros, h.shape[-4:])
 
 
-# name -> how many residual blocks follow each change of size; None: no convolutions
-NETWORKS = {"linear": None, "mlp": None, "conv": 0, "resnet": 1}
+class Architecture(NamedTuple):
+    """What a name of model.encoder and model.decoder stands for; `config` is config.model.
+
+    The decoder's last layer is called 'output' and has a bias for each of its outputs: see `with_output_bias`.
+    """
+
+    encoder: Callable  # (config, heads {name: shape}) -> Network from x to rows
+    decoder: Callable  # (config, event_shape, num_outputs) -> Network from z to what a likelihood reads
+    images: bool = False  # takes events [H, W, C] alone
+
+
+def dense_layers(widths):
+    """Dense layers, `widths(config)` of them."""
+    return Architecture(
+        lambda config, heads: functional(MLPEncoder(widths(config), config.activation, heads)),
+        lambda config, *outputs: functional(MLPDecoder(widths(config)[::-1], config.activation, *outputs)),
+    )
+
+
+def convolutions(blocks):
+    """Convolutions of stride 2, each followed by so many residual blocks, then dense layers."""
+
+    def encoder(config, heads):
+        widths = tuple(config.hidden)
+        return functional(ConvEncoder(tuple(config.channels), blocks, widths, config.activation, heads))
+
+    def decoder(config, *outputs):
+        widths = tuple(config.hidden)[::-1]
+        return functional(ConvDecoder(tuple(config.channels), blocks, widths, config.activation, *outputs))
+
+    return Architecture(encoder, decoder, images=True)
+
+
+NETWORKS = {
+    "linear": dense_layers(lambda config: ()),
+    "mlp": dense_layers(lambda config: tuple(config.hidden)),
+    "conv": convolutions(blocks=0),
+    "resnet": convolutions(blocks=1),
+}
 
 
 def make_encoder(config, heads):
     """The encoder of `config` (config.model) as a Network; `heads` are the names and shapes of a row."""
     if not any(math.prod(shape) for shape in heads.values()):
         return nothing_to_say(heads)
-    widths, blocks = hidden(config, config.encoder), NETWORKS[config.encoder]
-    if blocks is None:
-        return functional(MLPEncoder(widths, config.activation, heads))
-    return functional(ConvEncoder(tuple(config.channels), blocks, widths, config.activation, heads))
+    return NETWORKS[config.encoder].encoder(config, heads)
 
 
 def make_decoder(config, event_shape, num_outputs):
     """The decoder of `config` (config.model) as a Network; its hidden widths mirror the encoder's."""
-    widths, blocks = hidden(config, config.decoder)[::-1], NETWORKS[config.decoder]
-    outputs = (config.activation, event_shape, num_outputs)
-    if blocks is None:
-        return functional(MLPDecoder(widths, *outputs))
-    return functional(ConvDecoder(tuple(config.channels), blocks, widths, *outputs))
+    return NETWORKS[config.decoder].decoder(config, event_shape, num_outputs)
 
 
 def nothing_to_say(heads):
@@ -187,10 +217,6 @@ def nothing_to_say(heads):
         lambda key, *inputs: {},
         lambda params, x, *condition: {name: jnp.zeros((len(x), *shape)) for name, shape in heads.items()},
     )
-
-
-def hidden(config, name):
-    return () if name == "linear" else tuple(config.hidden)
 
 
 def make_heads(widths, activation, heads):

@@ -1,6 +1,6 @@
 """Exit status 0 if a run directory holds the finished run of exactly this command; asks files only, in milliseconds.
 
-    python finished.py DIR CONFIG COMMAND...
+    python finished.py DIR COMMAND...
 
 The directory remembers the arguments it was made by. Anything else, an experiment file or the defaults changed since
 among it, is status 1: then the command itself is run, which knows.
@@ -11,14 +11,15 @@ import pathlib
 import sys
 
 
-def finished(directory, config, command):
+def finished(directory, command):
     """Whether `directory` is complete, was made by `command`, and no file of configurations is newer than it."""
-    root, experiment = pathlib.Path(directory), pathlib.Path(config.partition(":")[0])
+    root, experiments = pathlib.Path(directory), pathlib.Path(__file__).parents[1]
     try:
         summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
         argv = json.loads((root / "environment.json").read_text(encoding="utf-8"))["argv"]
         made = (root / "config.json").stat().st_mtime
-        files = [*experiment.parent.glob("*.py"), pathlib.Path(__file__).parents[2] / "vae_jax" / "config.py"]
+        own = [pathlib.Path(part[9:].partition(":")[0]) for part in command if part.startswith("--config=")]
+        files = [*own, *experiments.rglob("*.py"), experiments.parent / "vae_jax" / "config.py"]
         changed = any(path.stat().st_mtime >= made for path in files)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -28,4 +29,4 @@ def finished(directory, config, command):
 
 
 if __name__ == "__main__":
-    sys.exit(not finished(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    sys.exit(not finished(sys.argv[1], sys.argv[2:]))

@@ -37,7 +37,7 @@ run() {
   runs+=("$directory")
   if [ "$DRY_RUN" != 0 ]; then
     show "$@"
-  elif python "$here/finished.py" "$directory" "$CONFIG" "$@" 2> /dev/null; then
+  elif python "$here/finished.py" "$directory" "$@" 2> /dev/null; then
     echo "finished  $directory"
   else
     while [ ${#pids[@]} -ge "$JOBS" ]; do sleep 0.1 && reap; done
@@ -45,10 +45,15 @@ run() {
   fi
 }
 
+# settle: waits for all runs in flight, before what is made of them.
+settle() {
+  while [ ${#pids[@]} -gt 0 ]; do sleep 0.1 && reap; done
+}
+
 # finish COMMAND...: waits for all runs, runs the report, tells what failed. Its status is 1 if anything did.
 finish() {
   [ "$DRY_RUN" = 0 ] || { show "$@" && return; }
-  while [ ${#pids[@]} -gt 0 ]; do sleep 0.1 && reap; done
+  settle
   echo
   local status=0
   "$@" || status=1
@@ -59,8 +64,11 @@ finish() {
 show() { printf '%q ' "$@" && echo; }
 
 start() {
-  local name log
+  local argument name log
   name=$(basename "$1")
+  for argument in "$@"; do
+    case $argument in --mode=*) name=$name-${argument#--mode=} ;; esac
+  done
   log=$RUNS/logs/$name.log
   mkdir -p "$RUNS/logs"
   shift

@@ -1,0 +1,58 @@
+"""Table 1 of Burda, Grosse and Salakhutdinov (2016), dynamically binarized MNIST: VAE and IWAE, k = 1, 5, 50, L = 1, 2.
+
+    python -m vae_jax.main --config=experiments/reproduce/iwae.py:L1-iwae-k5
+
+Variants: L1 or L2, then vae or iwae, then k1, k5 or k50, and dreg in place of iwae; `-quick` behind. One layer is
+784-200-200-50, two layers 784-200-200-100-100-100-50, tanh; the VAE has the k-sample Monte-Carlo KL, as published.
+Published: 3,280 epochs of Adam at batch 20; here 100 epochs of Muon at batch 256 on a cosine, as experiments/mnist.py.
+Quick: batch 64, and the same steps for every method of one k, but fewer where k is larger: 4 epochs at k = 1, 2 at
+k = 5, one of 20,000 images at k = 50; NLL of the first 1,000 test images from 1,000 samples.
+"""
+
+from pathlib import Path
+
+from vae_jax import config as configs
+
+LAYERS = {
+    "L1": {},
+    "L2": {"model.latent_dim": 100, "model.posterior": "two_layer", "model.prior": "two_layer"},
+}
+OBJECTIVES = {
+    "vae": {"objective.name": "elbo", "objective.kl": "monte_carlo"},
+    "iwae": {"objective.name": "iwae"},
+    "dreg": {"objective.name": "dreg"},
+}
+SAMPLES = {"k1": 1, "k5": 5, "k50": 50}
+QUICK = {
+    "train.batch_size": 64,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.warmup_steps": 100,
+    "train.eval_every": 100,
+    "eval.num_samples": 1000,
+    "eval.max_examples": 1000,
+    "eval.train_examples": 0,
+}
+QUICK_LENGTHS = {
+    "k1": {"train.epochs": 4},
+    "k5": {"train.epochs": 2},
+    "k50": {"train.epochs": 1, "data.num_train": 20_000},
+}
+SETTINGS = {"": {}} | {
+    f"{layers}-{objective}-{k}{quick}": {
+        **LAYERS[layers],
+        **OBJECTIVES[objective],
+        "objective.num_samples": SAMPLES[k],
+        **({**QUICK, **QUICK_LENGTHS[k]} if quick else {}),
+    }
+    for layers in LAYERS
+    for objective in OBJECTIVES
+    for k in SAMPLES
+    for quick in ("", "-quick")
+}
+
+
+def get_config(variant=""):
+    changes = configs.by_variant(variant, SETTINGS)
+    config = configs.from_experiment(Path(__file__).parents[1] / "mnist.py")
+    config.update_from_flattened_dict(changes)
+    return config

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Burda, Grosse and Salakhutdinov (2016), Table 1, MNIST: NLL of VAE and IWAE at k = 1, 5, 50 with one and two layers.
+#
+#     experiments/reproduce/iwae_table1.sh             100 epochs each: for a GPU; on two cores k = 50 takes days
+#     QUICK=1 experiments/reproduce/iwae_table1.sh     ten minutes on two cores: fewer steps where k is larger, so that
+#                                                      only rows of one k can be compared; NLL of 1,000 test images
+#
+# DRY_RUN=1 prints the commands. Further arguments go to every training, say --config.data.manual_dir=DIR; SEED is 0.
+# docs/results.md holds QUICK=1.
+set -euo pipefail
+quick=${QUICK:+-quick}
+RUNS=${RUNS:-runs/reproduce/iwae_table1$quick}
+source "$(dirname "$0")/../sweeps/run.sh"
+
+for layers in L1 L2; do
+    for method in vae-k1 vae-k5 iwae-k5 vae-k50 iwae-k50; do  # at k = 1 the two are the same
+        run python -m vae_jax.main --config=experiments/reproduce/iwae.py:$layers-$method$quick \
+            --config.seed="${SEED:-0}" --workdir="$RUNS/$layers-$method" "$@"
+    done
+done
+finish python -m vae_jax.published --table=iwae_table1 --runs="$RUNS"

@@ -1,0 +1,75 @@
+"""Published numbers and ours side by side, of the runs that a script of experiments/reproduce made.
+
+    python -m vae_jax.published --table=iwae_table1 --runs=runs/reproduce/iwae_table1
+
+experiments/reproduce/published.json holds the published numbers: for each a label, a run below --runs, and the split
+and name under which the run's summary.json has ours. What has not been run is said to be so.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from vae_jax import rundir, terminal
+
+PUBLISHED = "experiments/reproduce/published.json"
+
+
+def main():
+    """Prints the table; a mistake is one line and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m vae_jax.published", description=__doc__.splitlines()[0])
+    parser.add_argument("--table", required=True, help=f"a table of {PUBLISHED}")
+    parser.add_argument("--runs", required=True, help="the directory that holds the runs")
+    parser.add_argument("--published", default=PUBLISHED, help=f"default: {PUBLISHED}")
+    arguments = parser.parse_args()
+    try:
+        terminal.say(text(read(arguments.published, arguments.table), arguments.runs))
+    except (ValueError, OSError, rundir.RunError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def read(path, name):
+    """One table of the file: {'source', 'columns', 'rows'}. Raises ValueError for a name that it does not have."""
+    tables = json.loads(Path(path).read_text())
+    if name not in tables:
+        raise ValueError(f"--table={name}: {path} has {', '.join(tables)}")
+    return tables[name]
+
+
+def text(table, runs):
+    """The table as text: published, ours with its standard error, the difference, and how long ours was trained."""
+    head = ("", "published", "ours", "difference", "epochs", "steps", "images", "samples")
+    lines = [head, *(line(dict(zip(table["columns"], row, strict=True)), Path(runs)) for row in table["rows"])]
+    widths = [max(len(cells[column]) for cells in lines) for column in range(len(head))]
+    aligned = [
+        "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])
+        for cells in lines
+    ]
+    return "\n".join([f"published: {table['source']}", *(line.rstrip() for line in aligned)])
+
+
+def line(row, runs):
+    """The cells of a row; of a run that is not there the first three."""
+    workdir, published = runs / row["run"], f"{row['published']:g}"
+    summary = rundir.read_summary(workdir) if workdir.is_dir() else None
+    ours = (summary or {"splits": {}})["splits"].get(row["split"], {}).get(row["number"])
+    if ours is None:
+        return (row["row"], published, "not run", *[""] * 5)
+    config = rundir.read_config(workdir)
+    images = ours.get("num_examples") or (config["eval"]["max_examples"] if row["split"] == "test" else 0)
+    return (
+        row["row"],
+        published,
+        terminal.number({**ours, "unit": ""}).strip(),
+        f"{ours['value'] - row['published']:+.2f}",
+        f"{summary['epochs']:g}",
+        f"{summary['step']:,}",
+        f"{images:,}" if images else "all" if row["split"] == "test" else "",
+        f"{ours['num_samples']:,}" if "num_samples" in ours else "",
+    )
+
+
+if __name__ == "__main__":
+    main()
