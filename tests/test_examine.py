@@ -22,7 +22,11 @@ KINDS = {
     "autoencoder": {"model.latent_dim": 3, "model.posterior": "dirac", "objective.name": "autoencoder"},
 }
 PICTURES = {"latent", "interpolations", "traversals", "neighbours", "posterior", "aggregate", "kl", "manifold"}
-MISSING = {"conditional": {"manifold"}, "autoencoder": {"posterior", "aggregate", "kl", "manifold"}}
+PICTURES |= {"bits", "estimates", "off_manifold"}
+MISSING = {
+    "conditional": {"manifold"},
+    "autoencoder": PICTURES - {"latent", "interpolations", "traversals", "neighbours", "off_manifold"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,7 @@ def run(tmp_path_factory):
             config.update_from_flattened_dict(KINDS[kind])
             config.model.hidden, config.train.epochs, config.model.upper_hidden = (16,), 2, (8,)
             config.data.num_train, config.eval.num_samples, config.eval.elbo_samples = 200, 20, 3
+            config.eval.curve_examples = 10
             config.fit.max_steps, config.eval.max_examples, config.eval.train_examples = 20, 40, 30
             made[kind] = tmp_path_factory.mktemp("examine") / kind
             train.train(configs.validate(config), made[kind], 1)
@@ -58,6 +63,9 @@ def test_everything_is_measured_twice_the_same_printed_saved_and_drawn(run, kind
     assert {"linear_probe_accuracy", "knn_accuracy"} <= set(numbers) and "linear_probe_accuracy" in shown
     assert ("mutual_information" in numbers) == (kind != "autoencoder")
     assert ("kl_aggregate" in numbers) == (kind not in ("autoencoder", "conditional"))
+    assert ("log_px_from_prior" in numbers) == (kind != "autoencoder")
+    kinds = once["splits"]["off_manifold"]
+    assert {"uniform noise", "pixels permuted"} <= set(kinds) and all(entry["stderr"] > 0 for entry in kinds.values())
     drawn = PICTURES - MISSING.get(kind, set())
     assert drawn <= set(once["figures"])
     assert all((workdir / "figures" / f"{name}.png").stat().st_size > 3000 for name in drawn)

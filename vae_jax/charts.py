@@ -2,7 +2,8 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vae_jax.figures import BLACK, BLUE, CLASS_COLORS, ORANGE, image_grid
 
@@ -36,7 +37,8 @@ def off_manifold(kinds, errors, test_errors):
         right.plot(each, np.full(len(each), row), marker="o", label=names[0], **dots)
         tick = {"color": BLACK, "markersize": 16, "markeredgewidth": 1.8, "linestyle": ""}
         right.plot(np.median(each), row, marker="|", label=names[1], **tick)
-    right.set(xscale="log", ylim=limits, yticks=[])
+    right.set(ylim=limits, yticks=[])
+    log_axis(right)
     right.set_xlabel("Squared error, mean over an image's elements", fontsize=10)
     right.grid(True, axis="x", color="0.9", linewidth=0.6)
     right.spines[["top", "right", "left"]].set_visible(False)
@@ -53,12 +55,25 @@ def pairs_panel(ax, kinds, columns):
     pitch = (len(grid) - height) / (len(kinds) - 1)  # from row to row, in pixels
     limits = (len(kinds) - 1 + height / 2 / pitch, -height / 2 / pitch)
     ax.imshow(grid, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=(0, columns, *limits))
+    side, tall = images.shape[2] * columns / grid.shape[1], height / pitch
+    step = (columns - side) / (columns - 1)
+    for number in range(len(images)):  # an edge, without which a white image is not there
+        corner = number % columns * step, number // columns - tall / 2
+        ax.add_patch(Rectangle(corner, side, tall, fill=False, edgecolor="0.6", linewidth=0.6, clip_on=False))
     ax.set_yticks(range(len(kinds)), kinds)
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title("An image and its reconstruction, in turn", fontsize=10)
     return limits
+
+
+def log_axis(ax):
+    """A logarithmic x axis with numbers at 1, 2 and 5."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 # ---- bits
@@ -76,13 +91,18 @@ def bits(rate, distortion, label=None, images=None):
         order, total = np.argsort(rate + distortion), rate + distortion
         ends = {"Least bits in total": order[:EXTREMES], "Most bits in total": order[::-1][:EXTREMES]}
         for part, (title, chosen) in zip(right.subfigures(2, 1), ends.items(), strict=True):
-            titled_images(part, title, images[chosen], [f"{number:.0f}" for number in total[chosen]])
+            titled_images(part, title, images[chosen], [signed(number) for number in total[chosen]])
     ax = left.subplots()
     bits_scatter(ax, rate[:DOTS], distortion[:DOTS], None if label is None else np.asarray(label)[:DOTS])
     totals(ax)
-    ax.set_title(f"Bits of each image; the mean is {np.mean(rate):.1f} + {np.mean(distortion):.1f}", fontsize=11)
+    means = f"on average {signed(np.mean(rate), 1)} for z and {signed(np.mean(distortion), 1)} for x given z"
+    ax.set_title(f"Bits of each test image, {means}", fontsize=10)
     ax.set(xlabel="Rate: KL(q(z|x) || p(z)), bits", ylabel="Distortion: −E log p(x|z), bits")
     return figure
+
+
+def signed(number, digits=0):
+    return f"{number:.{digits}f}".replace("-", "−")
 
 
 def titled_images(figure, title, images, names):
@@ -112,14 +132,13 @@ def bits_scatter(ax, rate, distortion, label):
 
 
 def totals(ax):
-    """Lines of equal sum across the axes, each with its number at the right or the lower edge."""
+    """Lines of equal sum across the axes, with their numbers where they leave at the right."""
     (left, right), (low, high) = limits = ax.get_xlim(), ax.get_ylim()
     for total in MaxNLocator(6, integer=True).tick_values(left + low, right + high):
         ax.plot((left, right), (total - left, total - right), color="0.6", linewidth=0.7, linestyle=":", zorder=0)
         at = min(right, total - low)  # where the line leaves the frame
-        inside = left < at and low <= total - at < high
-        if inside:
-            name = f"{total:g} in total"
+        if left + 0.1 * (right - left) < at and low + 0.04 * (high - low) < total - at < high:
+            name = f"{signed(total)} in total"
             ax.annotate(name, (at, total - at), (3, 0), textcoords="offset points", fontsize=7, color="0.4")
     ax.set(xlim=limits[0], ylim=limits[1])
 
@@ -148,11 +167,26 @@ def estimates(panels):
             ax.grid(True, color="0.9", linewidth=0.6)
             ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("Estimate of log p(x), nats")
+    axes[0, 0].set_ylim(bottom=lowest(panels))
     axes[1, 0].set_ylabel("Draws that count")
     figure.legend(
         *axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
     return figure
+
+
+EARLY = 8  # draws: estimates from fewer may leave the frame, which they would fill
+
+
+def lowest(panels):
+    """The lower limit: what holds every mean from EARLY draws on."""
+    means = [
+        log_px.mean(0)[np.minimum(EARLY, count[-1]) <= count]
+        for p in panels.values()
+        for count, log_px, _ in p.values()
+    ]
+    values = np.concatenate(means)
+    return values.min() - 0.1 * max(np.ptp(values), 1.0)
 
 
 def band(ax, count, values, style):
@@ -176,8 +210,8 @@ def sigma_numbers(figure, sigma, learned, numbers):
             name = "set" if style["marker"] == "o" else "learned from the data"
             if own.any():
                 ax.errorbar(sigma[own], value[own], 2 * error[own], linestyle="", label=name, **style, **size)
-        ax.set(xscale="log", xlabel="σ of p(x|z)", ylim=(0, None))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel="σ of p(x|z)", ylim=(0, None))
+        log_axis(ax)
         ax.set_title(label, fontsize=10, loc="left")
         ax.grid(True, color="0.9", linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
