@@ -63,7 +63,8 @@ def test_the_kl_of_each_dimension_adds_up(model, examples):
     numbers = aggregate.further_numbers(model, {}, examples, Few, parallel.HERE)
     assert numbers["active_units_kl"] == {"value": 2, "stderr": None, "unit": "of 2"}
     error = np.mean((examples["image"] - examples["mean"] @ W) ** 2)
-    np.testing.assert_allclose(numbers["squared_error"]["value"], error, rtol=1e-5)
+    got = evaluate.squared_error(model, {}, examples, Few, parallel.HERE)
+    np.testing.assert_allclose(got.mean(), error, rtol=1e-5)
 
 
 def test_probes_read_what_is_there_and_nothing_else():

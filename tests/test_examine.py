@@ -24,11 +24,12 @@ KINDS = {
     "autoencoder": {"model.latent_dim": 3, "model.posterior": "dirac", "objective.name": "autoencoder"},
 }
 PICTURES = {"latent", "interpolations", "traversals", "neighbours", "posterior", "aggregate", "kl", "manifold"}
+PICTURES |= {"bits", "estimates", "off_manifold"}
 MISSING = {
     "conditional": {"manifold"},
     "completing": {"manifold"},
     "regressor": PICTURES,
-    "autoencoder": {"posterior", "aggregate", "kl", "manifold"},
+    "autoencoder": {"posterior", "aggregate", "kl", "manifold", "bits", "estimates"},
 }
 DRAWN_TOO = {"conditional": {"samples"}, "completing": {"completions"}, "regressor": {"completions"}}
 
@@ -44,6 +45,7 @@ def run(tmp_path_factory):
             config.update_from_flattened_dict(KINDS[kind])
             config.model.hidden, config.train.epochs, config.model.upper_hidden = (16,), 2, (8,)
             config.data.num_train, config.eval.num_samples, config.eval.elbo_samples = 200, 20, 3
+            config.eval.curve_examples = 10
             config.fit.max_steps, config.eval.max_examples, config.eval.train_examples = 20, 40, 30
             made[kind] = tmp_path_factory.mktemp("examine") / kind
             train.train(configs.validate(config), made[kind], 1)
@@ -68,6 +70,10 @@ def test_everything_is_measured_twice_the_same_printed_saved_and_drawn(run, kind
     assert ("linear_probe_accuracy" if with_z else "squared_error") in shown
     assert ("mutual_information" in numbers) == (with_z and kind != "autoencoder")
     assert ("kl_aggregate" in numbers) == (with_z and kind not in ("autoencoder", "conditional"))
+    assert ("log_px_from_prior" in numbers) == (with_z and kind != "autoencoder")
+    kinds = once["splits"].get("off_manifold", {})
+    assert {"uniform noise", "pixels permuted"} <= set(kinds) or not with_z
+    assert all(entry["stderr"] > 0 for entry in kinds.values())
     drawn = (PICTURES - MISSING.get(kind, set())) | DRAWN_TOO.get(kind, set())
     assert drawn <= set(once["figures"])
     assert all((workdir / "figures" / f"{name}.png").stat().st_size > 3000 for name in drawn)

@@ -159,3 +159,41 @@ def test_any_flax_module_becomes_a_pair_of_functions_over_plain_dicts(key):
 def test_count_by_hand():
     """2 * 3 weights, 3 biases and one number: 10."""
     assert networks.count({"a": {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)}, "b": np.float32(1)}) == 10
+
+
+def conv_config(**changes):
+    config = configs.default().model
+    config.update({"encoder": "conv", "decoder": "conv", "channels": (2, 4, 6), "hidden": (), **changes})
+    return config
+
+
+@pytest.mark.parametrize("name, between", [("conv", 0), ("conv", 1), ("resnet", 2)])
+def test_convolutions_mirror_each_other(name, between, key):
+    """Features from x to z and back, kernels 3x3; a doubling emits four times its features."""
+    config = conv_config(encoder=name, decoder=name, between=between)
+    encoder, decoder = networks.make_encoder(config, {"mean": (5,)}), networks.make_decoder(config, (9, 8, 3), 1)
+    down = jax.eval_shape(encoder.init, key, jax.ShapeDtypeStruct((1, 9, 8, 3), jnp.float32))
+    up = jax.eval_shape(decoder.init, key, jax.ShapeDtypeStruct((1, 1, 5), jnp.float32))
+    shapes = [leaf["kernel"].shape[2:] for path, leaf in down.items() if path.startswith("Conv_")]
+    assert sorted(shapes) == sorted([(3, 2), (2, 4), (4, 6), *[(2, 2), (4, 4)] * between])
+    doubled = [up[f"Doubling_{i}"]["Conv_0"]["kernel"].shape[2:] for i in range(3)]
+    assert doubled == [(6, 4 * 4), (4, 4 * 2), (2, 4 * 3)]
+    assert sorted(leaf["kernel"].shape[2:] for path, leaf in up.items() if path.startswith("Conv_")) == sorted(
+        [(2, 2), (4, 4)] * between
+    )
+    assert up["Dense_0"]["kernel"].shape == (5, 2 * 1 * 6)
+    outputs = jax.eval_shape(decoder.apply, up, jax.ShapeDtypeStruct((7, 4, 5), jnp.float32))
+    assert outputs.shape == (7, 4, 9, 8, 3, 1) and up["output"]["bias"].shape == (9, 8, 3, 1)
+
+
+def test_a_doubling_begins_as_a_resize_and_gives_each_of_four_pixels_features_of_its_own():
+    """Equal kernels: each pixel of a convolution repeated 2 x 2. Four numbers of one pixel: 2 x 2, rows first."""
+    network = networks.functional(networks.Doubling(3))
+    h = np.random.default_rng(0).normal(size=(2, 4, 5, 2)).astype(np.float32)
+    params = network.init(jax.random.key(0), h)
+    kernel = np.asarray(params["Conv_0"]["kernel"])
+    once = networks.convolve(h, kernel[..., :3])
+    np.testing.assert_allclose(network.apply(params, h), once.repeat(2, 1).repeat(2, 2), rtol=1e-5, atol=1e-6)
+    params = {"Conv_0": {"kernel": 0 * kernel, "bias": np.arange(12.0)}}
+    got = network.apply(params, h)
+    np.testing.assert_array_equal(got[0, 2:4, 4:6], np.arange(12.0).reshape(2, 2, 3))

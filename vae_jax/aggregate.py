@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vae_jax.distributions import kl_of_dimensions
 from vae_jax.elbo import draw
-from vae_jax.evaluate import in_chunks, reconstruct, summarize
+from vae_jax.evaluate import in_chunks, summarize
 from vae_jax.inference import fold_in_each
 
 AGGREGATE = 32  # what an example's key is used for here
@@ -66,16 +66,6 @@ def mean_kl(model, params, examples, config, spread):
     return in_chunks(jax.jit(each), examples, config.chunk_rows, spread).mean(0)
 
 
-def squared_error(model, params, examples, config, spread):
-    """The squared error of the reconstruction at E_q[z|x], a mean over the elements of each example `[N]`."""
-
-    def each(chunk):
-        error = (chunk["image"] - reconstruct(model, params, chunk)) ** 2
-        return error.reshape(len(error), -1).mean(-1)
-
-    return in_chunks(jax.jit(each), examples, config.chunk_rows, spread)
-
-
 def accuracies(train_mean, train_label, test_mean, test_label):
     """What a linear classifier and the nearest neighbours tell of the label from the code: shares of the test set."""
     probes = {
@@ -92,9 +82,7 @@ def accuracies(train_mean, train_label, test_mean, test_label):
 
 def further_numbers(model, params, examples, config, spread):
     """What `evaluate.all_numbers` does not measure of a split whose examples have rows and means of q."""
-    error = squared_error(model, params, examples, config, spread)
-    numbers = {"squared_error": summarize(error, "per element")}
     kl = mean_kl(model, params, examples, config, spread)
-    if kl is not None and len(kl):
-        numbers["active_units_kl"] = {"value": int((kl > ACTIVE_KL).sum()), "stderr": None, "unit": f"of {len(kl)}"}
-    return numbers
+    if kl is None or not len(kl):
+        return {}
+    return {"active_units_kl": {"value": int((kl > ACTIVE_KL).sum()), "stderr": None, "unit": f"of {len(kl)}"}}

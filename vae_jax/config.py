@@ -55,6 +55,7 @@ def model_keys(config):
         32,
         64,
     )  # conv and resnet: the encoder's before the hidden layers; the decoder mirrors them
+    config.model.between = 0  # conv and resnet: further convolutions between two changes of an image's size
     config.model.activation = "tanh"  # between the layers
     config.model.posterior = "normal"  # family of q(z|x)
     config.model.rank = 2  # of the low_rank posterior, beside its diagonal
@@ -149,6 +150,7 @@ def evaluation_keys(config):
     config.eval.num_samples = 1000  # K of the importance-sampled log p(x) at the end
     config.eval.max_examples = 0  # of test, at the end; 0: all
     config.eval.train_examples = 1000  # of train, at the end, measured like test; 0: none
+    config.eval.curve_examples = 100  # of test, for log p(x) against the number of draws in --mode=evaluate; 0: none
     config.eval.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
 
 
@@ -203,16 +205,9 @@ def figure_keys(config):
 
 # A short list of keys that a resumed run may change: none of them touches a parameter.
 CHANGEABLE = frozenset(
-    {
-        "figures",
-        "gaps",
-        "estimators",
-        "train.eval_every",
-        "train.checkpoint_every",
-        "eval.elbo_samples",
-        "eval.num_samples",
-    }
-    | {"eval.chunk_rows", "eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir"}
+    {"figures", "gaps", "estimators", "train.eval_every", "train.checkpoint_every"}
+    | {"eval.elbo_samples", "eval.num_samples", "eval.chunk_rows", "eval.curve_examples"}
+    | {"eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir"}
 )
 
 ALLOWED = {
@@ -255,7 +250,7 @@ AT_LEAST = {
     **dict.fromkeys(("objective.schedule_epochs", "objective.cycles", "objective.groups", "objective.partitions"), 1),
     **dict.fromkeys(("model.rank", "model.flow_layers", "model.flow_width", "model.components"), 1),
     **dict.fromkeys(("model.upper_dim", "model.mixture_size"), 1),
-    "model.flow_context": 0,
+    **dict.fromkeys(("model.flow_context", "model.between"), 0),
     "model.levels": 2,
     "inference.input_noise": 0,
     "inference.learning_rate": 0,
@@ -281,6 +276,7 @@ AT_LEAST = {
     "eval.num_samples": 1,
     "eval.max_examples": 0,
     "eval.train_examples": 0,
+    "eval.curve_examples": 0,
     "eval.chunk_rows": 1,
     "gaps.num_examples": 1,
     "gaps.elbo_samples": 1,

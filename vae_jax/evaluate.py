@@ -215,6 +215,8 @@ def all_numbers(model, params, examples, event_shape, config, spread, progress):
     numbers = bound_numbers(model, params, examples, event_shape, config, spread)
     if "elbo" in numbers:
         numbers |= likelihood_numbers(model, params, examples, event_shape, config, spread, progress)
+    error = squared_error(model, params, examples, config, spread)
+    numbers["squared_error"] = summarize(error, "per element")
     layers = examples["mean"] if isinstance(examples["mean"], dict) else {"": examples["mean"]}
     for layer, mean in layers.items():
         if not mean.shape[-1]:
@@ -234,6 +236,18 @@ def decode_means(model, params, z, condition=None):
 def reconstruct(model, params, chunk):
     """The mean of p(x|z) at the mean of q(z|x), [B, *event]."""
     return decode_means(model, params, chunk["mean"], chunk.get("condition"))
+
+
+def squared_error(model, params, examples, config, spread):
+    """The squared error of the reconstruction at E_q[z|x], a mean over the elements of each example `[N]`."""
+    function = lambda chunk: squared_errors(model, params, chunk)
+    return in_chunks(function, examples, config.chunk_rows, spread)
+
+
+@partial(jax.jit, static_argnums=0)
+def squared_errors(model, params, chunk):
+    error = (chunk["image"] - reconstruct(model, params, chunk)) ** 2
+    return error.reshape(len(error), -1).mean(-1)
 
 
 @partial(jax.jit, static_argnums=(0, 3))

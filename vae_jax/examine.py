@@ -3,11 +3,25 @@
 import jax
 import numpy as np
 
-from vae_jax import aggregate, checkpoint, evaluate, figures, generate, latents, parallel, pictures, train
+from vae_jax import (
+    aggregate,
+    checkpoint,
+    estimates,
+    evaluate,
+    figures,
+    generate,
+    latents,
+    outside,
+    parallel,
+    pictures,
+    readings,
+    train,
+)
 from vae_jax import setup as setups
 from vae_jax.families import DRAWS_ONLY
 
 SHOWN, DRAWN, GRID, WALKS, HISTOGRAMS = 6, 9, 20, 8, 8  # images and draws in a picture, cells, dimensions
+UNLIKE = 20  # images of each kind off the manifold
 CODES = 10_000  # training images among which neighbours are looked for, and from which probes learn
 
 
@@ -21,7 +35,49 @@ def examine(setup, params, workdir):
     numbers["test"] = measure(setup, params, test)
     if isinstance(test["mean"], np.ndarray) and test["mean"].size and "label" in test:
         numbers["test"] |= aggregate.accuracies(codes["mean"], codes["label"], test["mean"], test["label"])
-    return numbers, draw(setup, params, test, codes)
+    likelihoods, drawn = in_bits(setup, params, test)
+    unlike, shown = off_manifold(setup, params, test)
+    numbers["test"] |= likelihoods
+    return numbers | unlike, drawn | shown | draw(setup, params, test, codes)
+
+
+def in_bits(setup, params, test):
+    """log p(x) by two estimates, as numbers and a picture, and the bits of each image; nothing without a bound or z."""
+    if setup.config.model.posterior == "dirac" or not setup.config.model.latent_dim:
+        return {}, {}
+    config, spread = setup.config.eval, parallel.spread(setup.mesh)
+    terms = evaluate.in_chunks(
+        lambda chunk: evaluate.elbo_terms(setup.model, params, chunk, config.elbo_samples),
+        test,
+        config.chunk_rows,
+        spread,
+    )
+    is_image = len(setup.dataset.info.event_shape) > 1
+    rate, distortion = terms["kl"] / np.log(2), -terms["log_likelihood"] / np.log(2)
+    figure = readings.bits(rate, distortion, test.get("label"), test["image"] if is_image else None)
+    drawn = {"bits": (figure, "What each test image costs: bits of z, and bits of x given z.")}
+    if not config.curve_examples:
+        return {}, drawn
+    weights = estimates.measure(setup.model, params, test, config, spread)
+    figure = readings.estimates({f"{len(weights['q'])} test images": estimates.curves(weights)})
+    caption = "log p(x) from draws of the prior and of q, two standard errors to either side; below, draws that count."
+    return estimates.numbers(weights), drawn | {"estimates": (figure, caption)}
+
+
+def off_manifold(setup, params, test):
+    """What becomes of images that are not like the data: ({'off_manifold': squared errors}, the picture)."""
+    if len(setup.dataset.info.event_shape) < 2 or not setup.config.model.latent_dim:
+        return {}, {}
+    some = {name: array[:UNLIKE] for name, array in test.items() if name in ("image", "key", "condition")}
+    kinds, errors = {}, {}
+    for name, images in outside.probes(some["image"], setup.config.eval.seed).items():
+        examples = setups.with_codes(setup, params, some | {"image": images})
+        means = np.asarray(evaluate.reconstruct(setup.model, params, examples))
+        kinds[name], errors[name] = (images, means), ((images - means) ** 2).reshape(len(images), -1).mean(-1)
+    all_errors = evaluate.squared_error(setup.model, params, test, setup.config.eval, parallel.spread(setup.mesh))
+    numbers = {name: evaluate.summarize(values, "squared error per element") for name, values in errors.items()}
+    picture = readings.off_manifold(kinds, errors, all_errors), "What is reconstructed of images unlike the data."
+    return {"off_manifold": numbers}, {"off_manifold": picture}
 
 
 def with_codes(setup, params, split, limit, workdir):
@@ -103,8 +159,11 @@ def strips(setup, params, test, codes):
         ),
     }
     if mean.shape[-1] == 2 and "condition" not in test:
-        manifold = pictures.manifold(decode(latents.quantile_grid(GRID), None), GRID)
-        drawn["manifold"] = (manifold, "The decoder over the quantiles of a standard normal.")
+        grid, of = latents.quantile_grid(GRID), "a standard normal"
+        if setup.config.model.posterior == "dirac":
+            grid, of = latents.code_grid(codes["mean"], GRID), "the training codes"
+        manifold = pictures.manifold(decode(grid, None), GRID, of)
+        drawn["manifold"] = (manifold, f"The decoder over the quantiles of {of}.")
     return drawn
 
 

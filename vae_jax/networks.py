@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax.convolution import convolve
+
 ACTIVATIONS = {
     "tanh": nn.tanh,
     "relu": nn.relu,
@@ -97,34 +99,44 @@ class Residual(nn.Module):
         return h + convolution(features)(act(convolution(features)(act(h))))
 
 
-def convolution(features, stride=1):
-    """3x3, Glorot-uniform weights, zero bias."""
-    return nn.Conv(features, (3, 3), (stride, stride), kernel_init=nn.initializers.glorot_uniform())
+def convolution(features, stride=1, bias=True, init=None):
+    """3x3, Glorot-uniform weights unless `init` says otherwise, zero bias; flax's, with our `convolve` for the work."""
+    init = init or nn.initializers.glorot_uniform()
+    apply = lambda x, kernel, strides, *rest, **options: convolve(x, kernel, strides[0])
+    return nn.Conv(features, (3, 3), stride, use_bias=bias, kernel_init=init, conv_general_dilated=apply)
 
 
 class ConvEncoder(nn.Module):
-    """x `[B, H, W, C]` -> a convolution of stride 2 for each of `channels`, then residual blocks -> MLPEncoder."""
+    """x `[B, H, W, C]` -> for each of `channels` a convolution of stride 2 and residual blocks -> MLPEncoder.
+
+    Between two changes of size stand `between` further convolutions.
+    """
 
     channels: tuple
     blocks: int
+    between: int
     widths: tuple
     activation: str
     heads: dict
 
     @nn.compact
     def __call__(self, x, condition=None):
-        for features in self.channels:
-            x = ACTIVATIONS[self.activation](convolution(features, stride=2)(x))
+        act = ACTIVATIONS[self.activation]
+        for number, features in enumerate(self.channels):
+            for _ in range(self.between if number else 0):
+                x = act(convolution(x.shape[-1])(x))
+            x = act(convolution(features, stride=2)(x))
             for _ in range(self.blocks):
                 x = Residual(self.activation)(x)
         return MLPEncoder(self.widths, self.activation, self.heads)(x, condition)
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of ConvEncoder: doubles an image by repetition and convolves it; its output bias is one per pixel."""
+    """The mirror of ConvEncoder, its last convolution emits the outputs; their bias is one for each pixel."""
 
     channels: tuple
     blocks: int
+    between: int
     widths: tuple
     activation: str
     event_shape: tuple
@@ -140,14 +152,38 @@ class ConvDecoder(nn.Module):
         h = MLP(self.widths, self.activation)(with_condition(z, condition))
         h = act(dense(math.prod(sizes[-1]) * self.channels[-1])(h))
         h = h.reshape(-1, *sizes[-1], self.channels[-1])
-        for features, (rows, columns) in zip(reversed(self.channels), reversed(sizes[:-1]), strict=True):
+        features = (depth * self.num_outputs, *self.channels[:-1])
+        for number in reversed(range(len(self.channels))):
             for _ in range(self.blocks):
                 h = Residual(self.activation)(h)
-            # not a transposed convolution: its weight gradient is ten times slower on a CPU
-            h = h.repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
-            h = act(convolution(features)(h))
-        h = nn.Conv(depth * self.num_outputs, (3, 3), use_bias=False, kernel_init=nn.initializers.glorot_uniform())(h)
+            h = Doubling(features[number], bias=number > 0)(h)[:, : sizes[number][0], : sizes[number][1]]
+            for _ in range(self.between if number else 0):
+                h = convolution(features[number])(act(h))
+            h = act(h) if number else h
         return OutputBias(name="output")(h.reshape(*z.shape[:-1], *self.event_shape, self.num_outputs))
+
+
+class Doubling(nn.Module):
+    """`[N, H, W, C]` -> `[N, 2H, 2W, features]`: 4 features for each pixel, dealt out to 2 x 2. Shi et al. (2016).
+
+    As many multiplications as a resize and then a convolution, in less than half the time on a CPU, which convolves
+    small images to many features best.
+    """
+
+    features: int
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, h):
+        count, height, width = h.shape[:3]
+        h = convolution(4 * self.features, bias=self.bias, init=alike)(h)
+        h = h.reshape(count, height, width, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+        return h.reshape(count, 2 * height, 2 * width, self.features)
+
+
+def alike(key, shape, dtype):
+    """Glorot-uniform weights, equal for the four pixels: no checkerboard to begin with. Aitken et al. (2017)."""
+    return jnp.tile(nn.initializers.glorot_uniform()(key, (*shape[:-1], shape[-1] // 4), dtype), 4)
 
 
 class OutputBias(nn.Module):
@@ -182,11 +218,13 @@ def convolutions(blocks):
 
     def encoder(config, heads):
         widths = tuple(config.hidden)
-        return functional(ConvEncoder(tuple(config.channels), blocks, widths, config.activation, heads))
+        sizes = (tuple(config.channels), blocks, config.between, widths)
+        return functional(ConvEncoder(*sizes, config.activation, heads))
 
     def decoder(config, *outputs):
         widths = tuple(config.hidden)[::-1]
-        return functional(ConvDecoder(tuple(config.channels), blocks, widths, config.activation, *outputs))
+        sizes = (tuple(config.channels), blocks, config.between, widths)
+        return functional(ConvDecoder(*sizes, config.activation, *outputs))
 
     return Architecture(encoder, decoder, images=True)
 

@@ -9,9 +9,9 @@ from vae_jax.figures import BLUE, ORANGE, image_rows, samples
 COLUMNS = 4  # histograms side by side
 
 
-def manifold(x, count):
+def manifold(x, count, of="the prior"):
     """What a grid of `count` x `count` quantiles of the prior decodes to; z2 rises from bottom to top."""
-    return samples(x, title="Decoded from the prior's quantiles: $z_1$ to the right, $z_2$ upwards", columns=count)
+    return samples(x, title=f"Decoded at quantiles of {of}: $z_1$ to the right, $z_2$ upwards", columns=count)
 
 
 def interpolations(x):

@@ -1,0 +1,123 @@
+"""One picture of several trained runs.
+
+    python -m vae_jax.studies prior_estimate --out=FILE.png RUN...
+    python -m vae_jax.studies sigma --out=FILE.png RUN...
+
+prior_estimate: log p(x) of test images from draws of the prior and of q against their number, a column for each run;
+sigma: squared error, rate and active units of runs with a normal likelihood against its sigma, with pictures of each.
+experiments/sweeps/prior_estimate.sh and sigma.sh train such runs.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vae_jax import checkpoint, data, estimates, evaluate, modes, parallel, readings, rundir, terminal
+from vae_jax import setup as setups
+from vae_jax.config import ConfigError
+
+SHOWN = 8  # images in a row
+MEASURED = {  # a number of the summary -> a panel's title
+    "squared_error": "Squared error of a pixel",
+    "kl": "Rate, nats",
+    "active_units": "Active units",
+}
+
+
+def prior_estimate(runs):
+    """The picture of `estimates.measure` with a column for each run, in the order of their latent dimensions."""
+    opened = sorted((modes.reopen(run, {}) for run in runs), key=lambda one: one[0].config.model.latent_dim)
+    panels, dims = {}, [setup.config.model.latent_dim for setup, _ in opened]
+    for number, (setup, params) in enumerate(opened):
+        config, spread = setup.config.eval, parallel.spread(setup.mesh)
+        if setup.config.model.posterior == "dirac":
+            raise ConfigError("an autoencoder (config.model.posterior = dirac) has no p(x) to estimate: leave it out")
+        if not config.curve_examples:
+            raise ConfigError("config.eval.curve_examples = 0 of a run: expected a number >= 1")
+        examples = setups.evaluation_examples(setup, "test", config.curve_examples)
+        examples = setups.with_rows(setup, params, examples)
+        weights = estimates.measure(setup.model, params, examples, config, spread)
+        title = f"Z = {dims[number]}" + (f", run {number + 1}" if len(set(dims)) < len(dims) else "")
+        panels[title] = estimates.curves(weights)
+        for name, entry in estimates.numbers(weights).items():
+            terminal.say(f"  {title:8}  {name:28}  {terminal.number(entry)}")
+    return readings.estimates(panels)
+
+
+def sigma(runs):
+    """The picture of numbers against sigma, with reconstructions and samples of each run."""
+    studied = sorted((study_sigma(run) for run in runs), key=lambda one: one["sigma"])
+    numbers = {}
+    for name, title in MEASURED.items():
+        entries = [one["numbers"][name] for one in studied]
+        stderr = [entry["stderr"] or 0.0 for entry in entries]
+        numbers[title] = np.array([entry["value"] for entry in entries]), np.array(stderr)
+    for one in studied:
+        shown = "  ".join(f"{name} {terminal.number(one['numbers'][name])}" for name in MEASURED)
+        terminal.say(f"  {one['name']:16}  {shown}")
+    column = lambda key: [one[key] for one in studied]
+    return readings.sigma_figure(
+        *(column(key) for key in ("name", "sigma", "learned")),
+        numbers,
+        studied[0]["original"],
+        *(np.stack(column(key)) for key in ("reconstructions", "samples")),
+    )
+
+
+def study_sigma(run):
+    """sigma of a run, its numbers, and a few reconstructions and samples. Raises ConfigError if it has no one sigma."""
+    setup, params = modes.reopen(run, {})
+    config, summary = setup.config, rundir.read_summary(run) or {}
+    if config.model.likelihood != "normal" or config.model.sigma_mode == "per_dimension":
+        raise ConfigError(f"{run} has no one sigma: config.model.likelihood = normal is needed, and not per_dimension")
+    missing = set(MEASURED) - set(summary.get("splits", {}).get("test", {}))
+    if missing:
+        raise ConfigError(f"{run} has no {', '.join(sorted(missing))} of test: finish it, or leave it out")
+    if len(setup.dataset.info.event_shape) < 2 or setup.dataset.info.condition_shape:
+        raise ConfigError(f"{run}: images without a condition are needed for pictures of it")
+    learned = config.model.sigma_mode != "fixed"
+    value = math.exp(float(params["likelihood"]["log_sigma"])) if learned else config.model.sigma
+    test = setups.with_codes(setup, params, setups.evaluation_examples(setup, "test", SHOWN))
+    key = jax.random.fold_in(jax.random.key(config.eval.seed), len(evaluate.SPLITS))
+    return {
+        "name": f"σ = {value:.3g}" + (f", {config.model.sigma_mode}" if learned else ""),
+        "sigma": value,
+        "learned": learned,
+        "numbers": summary["splits"]["test"],
+        "original": np.asarray(test["image"]),
+        "reconstructions": np.asarray(evaluate.reconstruct(setup.model, params, test)),
+        "samples": np.asarray(evaluate.prior_means(setup.model, params, key, SHOWN)),
+    }
+
+
+STUDIES = {"prior_estimate": prior_estimate, "sigma": sigma}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        "python -m vae_jax.studies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture")
+    given = parser.parse_intermixed_args(arguments)
+    out = Path(given.out)
+    foreseen = (ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError, OSError)
+    try:
+        if out.suffix != ".png":
+            raise ConfigError(f"--out={out}: expected FILE.png")
+        figure = STUDIES[given.study](given.runs)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=120)
+    except foreseen as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    terminal.say(f"picture    {out}")
+
+
+if __name__ == "__main__":
+    main()
