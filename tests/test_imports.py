@@ -55,6 +55,7 @@ ALLOWED = {
     "estimators": BELOW | {"figures", "terminal"},
     "aggregate": BELOW | {"evaluate"},
     "compilation": set(),
+    "feed": {"parallel", "streams"},
     "processes": {"parallel"},
     "latents": BELOW,
     "pictures": {"figures"},
@@ -78,7 +79,7 @@ ALLOWED = {
     "outside": set(),
     "estimates": BELOW | {"evaluate"},
     "studies": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "modes", "readings", "estimates"},
-    "setup": BELOW | DONE_WITH_A_MODEL,
+    "setup": BELOW | DONE_WITH_A_MODEL | {"feed"},
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "generate", "processes"},
     "members": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "train"},
     "generate": BELOW | {"evaluate", "figures", "pictures"},
@@ -87,7 +88,7 @@ ALLOWED = {
     "report": BELOW | {"rundir", "modes", "swept", "fold", "caveats", "tables", "charts"},
     "main": BELOW | DONE_WITH_A_MODEL | {"command", "processes", "setup", "terminal", "train", "modes"},
     "sweep": BELOW | DONE_WITH_A_MODEL | {"command", "terminal", "members"},
-    "command": {"config", "checkpoint", "data", "parallel", "rundir", "train"},
+    "command": {"config", "checkpoint", "data", "parallel", "rundir", "train", "compilation"},
     "__init__": MATHS,
 }
 

@@ -197,3 +197,31 @@ def test_a_doubling_begins_as_a_resize_and_gives_each_of_four_pixels_features_of
     params = {"Conv_0": {"kernel": 0 * kernel, "bias": np.arange(12.0)}}
     got = network.apply(params, h)
     np.testing.assert_array_equal(got[0, 2:4, 4:6], np.arange(12.0).reshape(2, 2, 3))
+
+
+# ---- precision
+
+
+def test_bfloat16_rounds_what_is_computed_and_nothing_else():
+    """Within bfloat16's 2^-8 of float32 and not equal to it; parameters, outputs and gradients are float32."""
+    config = configs.default().model
+    network = networks.make_encoder(config, {"mean": (3,), "log_std": (3,)})
+    x = jax.random.uniform(jax.random.key(1), (16, 4, 4, 1))
+    params = network.init(jax.random.key(0), x)
+    low = networks.in_precision(network, "bfloat16")
+    exact, rounded = network.apply(params, x)["mean"], low.apply(params, x)["mean"]
+    assert rounded.dtype == jnp.float32 and 0 < abs(exact - rounded).max() < 2**-8 * 4 * abs(exact).max()
+    gradient = jax.grad(lambda params: low.apply(params, x)["mean"].sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.dtype("float32")}
+    assert networks.in_precision(network, "float32") is network
+
+
+def test_small_updates_are_not_lost_in_bfloat16():
+    """A parameter of 1 that gains 2^-12 a hundred times: in bfloat16 itself it would never move."""
+    low = networks.in_precision(networks.Network(None, lambda params, x: params["w"] * x), "bfloat16")
+    params = {"w": jnp.ones(())}
+    for _ in range(100):
+        gradient = jax.grad(lambda params: low.apply(params, jnp.ones(())))(params)
+        params = {"w": params["w"] + 2**-12 * gradient["w"]}
+    np.testing.assert_allclose(params["w"], 1 + 100 * 2**-12, rtol=1e-6)
+    assert low.apply(params, jnp.ones(())) == jnp.bfloat16(params["w"])

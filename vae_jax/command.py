@@ -44,8 +44,9 @@ def guarded(action):
     """Does it; every foreseen mistake becomes one line and exit status 2."""
     sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
     logging.set_verbosity(logging.WARNING)  # jax tells at INFO which accelerators it did not find
-    from vae_jax import checkpoint, data, parallel, rundir, train
+    from vae_jax import checkpoint, compilation, data, parallel, rundir, train
 
+    compilation.use_cache(os.environ.get(compilation.SWITCH, "off"))
     foreseen = (configs.ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError)
     try:
         action()

@@ -35,7 +35,8 @@ def data_keys(config):
     config.data.name = "digits"  # digits, mnist, fashion_mnist, kmnist, ppca, npz, or any TFDS name
     config.data.manual_dir = ""  # a directory that holds the official files
     config.data.data_dir = ""  # where TFDS keeps its data; empty: ~/tensorflow_datasets
-    config.data.path = ""  # the .npz file of data.name = npz
+    config.data.path = ""  # the .npz file of data.name = npz, or a directory of .npy files, which are memory-mapped
+    config.data.placement = "auto"  # of training data while training: device, host (fed in windows), auto: by size
     config.data.num_train = 0  # keep the first so many training examples; 0: all
     config.data.binarization = "dynamic"  # dynamic: drawn anew each step; fixed: once per example; threshold; none
     config.data.binarization_seed = 0  # of 'fixed'
@@ -136,6 +137,9 @@ def training_keys(config):
     config.train = ConfigDict()
     config.train.batch_size = 128  # B, examples in a step
     config.train.epochs = 100  # passes over the training set
+    config.train.precision = (
+        "float32"  # of the networks while training: float32 or bfloat16; measured in float32 always
+    )
     config.train.log_every = 0  # steps in one compiled call and one log record; 0: one epoch
     config.train.eval_every = 10  # epochs between evaluations on valid
     config.train.checkpoint_every = 10  # epochs between checkpoints
@@ -207,11 +211,12 @@ def figure_keys(config):
 CHANGEABLE = frozenset(
     {"figures", "gaps", "estimators", "train.eval_every", "train.checkpoint_every"}
     | {"eval.elbo_samples", "eval.num_samples", "eval.chunk_rows", "eval.curve_examples"}
-    | {"eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir"}
+    | {"eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir", "data.placement"}
 )
 
 ALLOWED = {
     "data.binarization": ("dynamic", "fixed", "threshold", "none"),
+    "data.placement": ("auto", "device", "host"),
     "data.condition": ("none", "label", "upper"),
     "model.encoder": ("linear", "mlp", "conv", "resnet"),
     "model.decoder": ("linear", "mlp", "conv", "resnet"),
@@ -234,6 +239,7 @@ ALLOWED = {
     "objective.kl": ("auto", "monte_carlo"),
     "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
     "optimizer.schedule": ("constant", "cosine"),
+    "train.precision": ("float32", "bfloat16"),
     "train.select": ("last", "best"),
     "gaps.ais.schedule": ("linear", "sigmoidal"),
 }

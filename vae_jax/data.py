@@ -177,6 +177,11 @@ def binarize_fixed(dataset, seed):
     import jax.numpy as jnp
 
     require_unit_interval(dataset, "fixed")
+    if isinstance(dataset.train.image, np.memmap):
+        raise DataError(
+            f"config.data.binarization = 'fixed' would draw all of {dataset.provenance['source']} in memory: "
+            "binarize the files and use none, or use dynamic"
+        )
     value_range, chunk = dataset.info.value_range, 4096
 
     @jax.jit
@@ -201,8 +206,10 @@ def binarize_fixed(dataset, seed):
 def require_unit_interval(dataset, binarization):
     """Raises DataError where float images leave [0, 1]: they cannot be probabilities."""
     images = [split.image for split in dataset[:3]]
+    if images[0].dtype == np.uint8:
+        return
     low, high = min(image.min() for image in images), max(image.max() for image in images)
-    if images[0].dtype != np.uint8 and (low < 0 or high > 1):
+    if low < 0 or high > 1:
         raise DataError(
             f"data {dataset.info.name!r} has values in [{low:.4g}, {high:.4g}], config.data.binarization = "
             f"{binarization!r} needs [0, 1]; rescale the arrays, or use --config.data.binarization=none "
@@ -288,15 +295,22 @@ def ppca_log_prob(x):
 def npz(config):
     """The user's arrays x_train, x_test and perhaps x_valid, with y_* and condition_* for all of these or for none.
 
+    In an .npz, or as x_train.npy and so on in a directory: these are memory-mapped and may be larger than memory.
     x `[N, *event]` uint8, bool or float, y `[N]` classes 0, 1, 2, ..., condition `[N]` (becomes `[N, 1]`) or `[N, *c]`.
     Without x_valid the last tenth of x_train, at least 1 and at most 1,000 examples, is valid. Raises DataError.
     """
     path = os.path.expanduser(config.path)
     splits = {part: Split(*arrays) for part, arrays in files.read_npz(path).items()}
+    return from_parts(config.name, path, splits, {"source": path, **identity(path)})
+
+
+def identity(path):
+    """What tells a file from another, by its content; of a directory, which may be huge, the sizes of its files."""
+    if os.path.isdir(path):
+        return {"bytes": {name: os.path.getsize(os.path.join(path, name)) for name in sorted(os.listdir(path))}}
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    provenance = {"source": path, "sha256": digest, "bytes": os.path.getsize(path)}
-    return from_parts(config.name, path, splits, provenance)
+    return {"sha256": digest, "bytes": os.path.getsize(path)}
 
 
 def tfds_set(config):

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import re
 import socket
 import threading
 import urllib.parse
@@ -206,7 +207,7 @@ def parse_idx(payload):
     return np.frombuffer(payload, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-# ---- a user's .npz
+# ---- a user's .npz, or a directory of .npy
 
 SAVE = "write it by numpy.savez(FILE, x_train=..., x_test=...)"
 
@@ -225,6 +226,9 @@ def part_is_due(arrays, part):
 def open_npz(path):
     """{name: array} of x_*, y_*, condition_*. Raises DataError for a file that is missing, broken, pickled, no .npz."""
     try:
+        if os.path.isdir(path):  # which may be larger than memory
+            stems = [name for name in sorted(os.listdir(path)) if re.fullmatch(r"(x|y|condition)_\w+\.npy", name)]
+            return {name[:-4]: np.load(os.path.join(path, name), mmap_mode="r") for name in stems}
         with open(path, "rb") as stream:  # np.load leaves its own open when the archive is broken
             archive = np.load(stream, allow_pickle=False)
             if isinstance(archive, np.ndarray):
@@ -258,10 +262,13 @@ def as_images(path, name, array):
     if array.ndim < 2 or not array.size:
         raise DataError(f"{path}: {name} has shape {array.shape}; give at least one example of one value, [N, ...]")
     if array.dtype in (np.uint8, np.bool_):
-        return array.astype(np.uint8)
+        return array.astype(np.uint8, copy=False)
     if array.dtype.kind != "f":
         raise DataError(f"{path}: {name} has dtype {array.dtype}; save it as uint8 in 0..255 or as float32")
     return as_floats(path, name, array)
+
+
+CHECKED = 10_000  # rows at a time: the array may be on disk
 
 
 def as_floats(path, name, array):
@@ -269,8 +276,9 @@ def as_floats(path, name, array):
     if array.dtype.kind not in "fiub":
         raise DataError(f"{path}: {name} has dtype {array.dtype}; save it as float32")
     with np.errstate(over="ignore"):  # becomes an infinity, reported below
-        array = array.astype(np.float32)
-    bad = array.size - int(np.isfinite(array).sum())
+        array = array.astype(np.float32, copy=False)
+    parts = (array[start : start + CHECKED] for start in range(0, len(array), CHECKED))
+    bad = array.size - sum(int(np.isfinite(part).sum()) for part in parts)
     if bad:
         raise DataError(f"{path}: {name} has {bad} values that are NaN or infinite in float32; remove or replace them")
     return array

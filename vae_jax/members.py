@@ -119,6 +119,10 @@ def from_step(begun):
 
 def make_programs(members, options):
     """What the members share; their number says how many devices are of use."""
+    if members[0].config.data.placement == "host":
+        raise parallel.DeviceError(
+            "a sweep keeps its data on the devices: leave config.data.placement = auto or device"
+        )
     setup = setups.make_setup(members[0].config, 1)
     mesh = parallel.make_mesh(min(options.num_devices or jax.device_count(), len(members)))
     batching = ("map" if jax.default_backend() == "cpu" else "vmap") if options.batching == "auto" else options.batching
@@ -152,7 +156,7 @@ def wave_size(programs, count, memory):
 
 
 def first_window(setup):
-    return min(setup.config.train.log_every or setup.epoch_steps, setup.num_steps)
+    return min(setups.log_window(setup), setup.num_steps)
 
 
 def train_wave(programs, members, size, environment):

@@ -30,9 +30,10 @@ class Model(NamedTuple):
     settle: Callable = lambda params, old, gradient: params  # parameters after a step that have a rule of their own
 
 
-def make_model(config, info):
+def make_model(config, info, precision="float32"):
     """The model that `config` describes, for data like `info` (event_shape); needs no data until `init`.
 
+    precision: what encoder and decoder compute in, 'float32' or 'bfloat16'; parameters, rows and densities are float32.
     Raises ConfigError for a network, prior or likelihood that cannot work with such data.
     """
     event_shape = tuple(info.event_shape)
@@ -41,8 +42,9 @@ def make_model(config, info):
     likelihood = LIKELIHOODS[config.model.likelihood](config.model, event_shape)
     start = "zeros" if config.inference.start == "encoder" else config.inference.start
     start_rows = partial(STARTS[start], posterior.heads)
-    encoder = networks.make_encoder(config.model, posterior.heads)
+    encoder = networks.in_precision(networks.make_encoder(config.model, posterior.heads), precision)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
+    decoder = networks.in_precision(decoder, precision)
 
     def encode(params, x, condition=None):
         if "encoder" not in params:

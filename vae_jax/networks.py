@@ -269,6 +269,23 @@ def functional(module):
     return Network(init, apply)
 
 
+def in_precision(network, precision):
+    """A Network that computes in 'bfloat16' what it takes and gives in float32; 'float32' leaves it as it is.
+
+    Parameters stay float32 and are rounded on their way in, so what an optimizer adds to them is not lost.
+    """
+    if precision == "float32":
+        return network
+
+    def cast(tree, dtype):
+        return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+    def apply(params, *inputs):
+        return cast(network.apply(*cast((params, *inputs), jnp.dtype(precision))), jnp.float32)
+
+    return network._replace(apply=apply)
+
+
 def with_output_bias(params, bias):
     """A decoder's params with the bias of its last layer, named 'output', set to `bias`."""
     output = {**params["output"], "bias": jnp.reshape(bias, jnp.shape(params["output"]["bias"]))}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import checkpoint, data, evaluate, parallel, rundir, step, streams
+from vae_jax import checkpoint, data, evaluate, feed, parallel, rundir, step, streams
 from vae_jax.config import ConfigError, default, num_streams, validate
 from vae_jax.model import Model, make_model
 from vae_jax.objectives import OBJECTIVES, to_refine
@@ -96,6 +96,50 @@ def make_program(setup):
     return cache(lambda steps: step.make_run_steps(train_step, steps, *sizes(setup), setup.mesh))
 
 
+SHARE = 0.5  # of the devices' free memory that training data may take
+
+
+def stays_on_host(setup):
+    """Whether training data are fed from the host: as `config.data.placement` says, 'auto' if they are too large."""
+    placement = setup.config.data.placement
+    free = parallel.free_bytes(setup.mesh)
+    too_large = free is not None and feed.size_of(training_arrays(setup)) > SHARE * free * setup.mesh.size
+    return placement == "host" or (placement == "auto" and too_large)
+
+
+def make_advance(setup, done, on_host):
+    """advance(hyper, state, count) -> (state, metrics [count] on the host): the next steps after step `done`."""
+    if not on_host:
+        program, arrays = make_program(setup), training_data(setup)
+
+        def advance(hyper, state, count):
+            state, metrics = program(count)(hyper, state, arrays)
+            return state, jax.device_get(metrics)
+
+        return advance
+    order_key = step.seed_keys(setup.config.seed)[step.ORDER]
+    batch_size, num_train, count = sizes(setup)
+    source = feed.Source(training_arrays(setup), order_key, num_train, count, batch_size)
+    windows = feed.pieces(done, setup.num_steps, log_window(setup), feed.window_steps(source))
+    batches = feed.read_ahead(feed.make_load(source, setup.mesh), windows)
+    run = step.make_run_batches(make_train_step(setup, parallel.axis(setup.mesh)), setup.mesh)
+
+    def advance_fed(hyper, state, count):
+        parts = []
+        while count:
+            steps, data = next(batches)
+            state, metrics = run(hyper, state, data)
+            parts, count = [*parts, metrics], count - steps
+        return state, jax.tree.map(lambda *each: np.concatenate(each), *jax.device_get(parts))
+
+    return advance_fed
+
+
+def log_window(setup):
+    """The steps of one compiled call, and of one record of training."""
+    return setup.config.train.log_every or setup.epoch_steps
+
+
 def make_members_program(setup, mesh, batching):
     """program(num_steps) -> the compiled runs of many such setups side by side, see `step.make_run_members`."""
     train_step = make_train_step(setup, parallel.ALONE)
@@ -114,7 +158,7 @@ def make_train_step(setup, axis):
     row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
     updates = step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
     return step.make_train_step(
-        setup.model,
+        make_model(config, setup.dataset.info, config.train.precision),
         setup.optimizer,
         make_objective(config, setup.dataset.info.num_train, axis),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
@@ -188,10 +232,16 @@ def training_data(setup):
 
 def training_rows(setup):
     """The training set on the host, stream-major."""
-    count, split = num_streams(setup.config), setup.dataset.train
-    arrays = {"image": split.image, "label": split.label, "condition": split.condition}
-    rows = {name: streams.to_rows(array, count) for name, array in arrays.items() if array is not None}
+    count = num_streams(setup.config)
+    rows = {name: streams.to_rows(array, count) for name, array in training_arrays(setup).items()}
     return {**rows, "index": example_index(setup)}
+
+
+def training_arrays(setup):
+    """The training set as it was loaded, in the order of examples."""
+    split = setup.dataset.train
+    arrays = {"image": split.image, "label": split.label, "condition": split.condition}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def example_index(setup):

@@ -224,6 +224,16 @@ def make_run_steps(train_step, num_steps, batch_size, num_examples, num_streams,
     return parallel.device_program(device_steps, mesh, in_specs, out_specs, donate=(1,))
 
 
+def make_run_batches(train_step, mesh):
+    """run(hyper, state, batches) -> (state, metrics): `make_run_steps` on batches `[num_steps, B, ...]` from a feed."""
+
+    def device_steps(hyper, state, batches):
+        return jax.lax.scan(lambda state, batch: train_step(hyper["noise"], hyper, state, batch), state, batches)
+
+    in_specs, out_specs = (P(), STATE_SPECS, P(None, parallel.AXIS)), (STATE_SPECS, P())
+    return parallel.device_program(device_steps, mesh, in_specs, out_specs, donate=(1,))
+
+
 def make_run_members(train_step, num_steps, batch_size, num_examples, num_streams, mesh, batching):
     """run(hyper, state, data) -> (state, metrics [M, num_steps]): M runs at the same step, split over the devices.
 

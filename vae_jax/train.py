@@ -112,15 +112,15 @@ def fit(setup, workdir, state, log):
     """Trains from `state` to the last step, logging, evaluating and saving at multiples of their cadences."""
     train, epoch_steps = setup.config.train, setup.epoch_steps
     hyper = parallel.put_replicated(setup.mesh, setups.hyperparameters(setup.config))
-    program, arrays = setups.make_program(setup), setups.training_data(setup)
     examples = setups.evaluation_examples(setup, "valid")
-    window, done = train.log_every or epoch_steps, int(state.step)
+    window, done = setups.log_window(setup), int(state.step)
+    advance = setups.make_advance(setup, done, processes.agreed(lambda: setups.stays_on_host(setup)))
     progress = terminal.Progress("training", setup.num_steps, done)
     while done < setup.num_steps:
         started, before = time.perf_counter(), done
         count = min(window - done % window, setup.num_steps - done)
-        state, metrics = program(count)(hyper, state, arrays)
-        metrics, done = jax.device_get(metrics), done + count
+        state, metrics = advance(hyper, state, count)
+        done += count
         require_finite(metrics, before, workdir)
         log_training(setup, metrics, done, time.perf_counter() - started, log, progress)
         if crossed(train.eval_every * epoch_steps, before, done, setup.num_steps):
