@@ -247,7 +247,10 @@ def name_of(choice):
     return "-".join(str(choice[axis]) for axis in AXES)
 
 
-@pytest.mark.parametrize("number", range(20))
+SOME = [number if number < 6 else pytest.param(number, marks=pytest.mark.slow) for number in range(20)]
+
+
+@pytest.mark.parametrize("number", SOME)
 def test_twenty_train_evaluate_and_sample(number):
     require_it_works(twenty()[number])
 

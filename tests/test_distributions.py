@@ -578,3 +578,13 @@ def test_parameters_of_any_float_are_taken(dtype, key):
     assert jnp.isfinite(reparameterize(key, mean, log_std)).all()
     with jax.enable_x64(True):  # float32 stays float32 in a program that uses float64 elsewhere
         assert normal_log_prob(mean, log_std, x).dtype == dtype
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 100, 784, 1536, 1537, 3072])
+def test_logarithms_of_products_are_sums_of_logarithms(size):
+    """Against float64, e from 0 to 1 and at both ends: products of many factors neither overflow nor lose digits."""
+    rng = np.random.default_rng(size)
+    for e in (rng.random((3, size)), np.ones((2, size)), np.zeros((2, size)), np.full((2, size), 1e-7)):
+        e = e.astype(np.float32)
+        expected = np.log1p(e.astype(np.float64)).sum(-1)
+        np.testing.assert_allclose(D.sum_log1p(e), expected, rtol=2e-6, atol=1e-7 * size)

@@ -107,6 +107,7 @@ def test_samples_and_codes_and_back(run, tmp_path):
     np.testing.assert_allclose(arrays.read(tmp_path / "d.npz")["mean"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_without_an_encoder_fits_rows_and_one_with_labels_takes_them_in_turn(run):
     x = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 1)).astype(np.uint8) * 16
     assert arrays.encode(setups.load_run(run("per_datapoint")), {"x": x})["mean"].shape == (3, 2)

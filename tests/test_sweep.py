@@ -211,6 +211,7 @@ def test_a_run_that_diverges_stops_alone(alone, tmp_path, capsys):
     require_same(sound.workdir, alone[0].workdir)
 
 
+@pytest.mark.slow
 def test_stopped_between_two_members_checkpoints_it_goes_on(alone, tmp_path, monkeypatch):
     """One member stands at step 8, one at step 4; each goes on from where it stands. A finished one is left alone."""
     ours, save = members_in(tmp_path, *GRID[:2]), checkpoint.save

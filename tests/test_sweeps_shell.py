@@ -115,7 +115,8 @@ def configured(command):
 
 def test_there_are_sweeps():
     names = {path.stem for path in SWEEPS}
-    assert names == {"beta", "latent_size", "iwae", "inference", "optimizer", "seeds"}
+    kinds = {"beta", "latent_size", "iwae", "inference", "optimizer", "seeds"}
+    assert names == kinds | {"cifar10_ae", "prior_estimate", "sigma"}
     assert all(path.stat().st_mode & stat.S_IXUSR for path in SWEEPS)
 
 

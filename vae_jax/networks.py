@@ -83,7 +83,9 @@ class MLPDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z, condition=None):
-        h = MLP(self.widths, self.activation)(with_condition(z, condition))
+        h = with_condition(z, condition)
+        h = h.reshape(-1, h.shape[-1])  # gradients of products with more axes begin with a transposed copy
+        h = MLP(self.widths, self.activation)(h)
         output = dense(math.prod(self.event_shape) * self.num_outputs, "output")(h)
         return output.reshape(*z.shape[:-1], *self.event_shape, self.num_outputs)
 
