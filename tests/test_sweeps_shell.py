@@ -20,7 +20,13 @@ from vae_jax import config as configs
 from vae_jax import rundir
 
 ROOT = Path(__file__).parents[1]
-SWEEPS = sorted(path for path in (ROOT / "experiments" / "sweeps").glob("*.sh") if path.name != "run.sh")
+SCRIPTS = sorted(path for path in (ROOT / "experiments" / "sweeps").glob("*.sh") if path.name != "run.sh")
+STUDIES = {  # one run of each setting, and a picture of them: how many, and the command that draws it
+    "cifar10_ae": (4, "vae_jax.report"),
+    "prior_estimate": (5, "vae_jax.studies"),
+    "sigma": (7, "vae_jax.studies"),
+}
+SWEEPS = [path for path in SCRIPTS if path.stem not in STUDIES]
 SEEDS = ROOT / "experiments" / "sweeps" / "seeds.sh"  # ten runs
 FAKE = r"""#!/usr/bin/env bash
 case $1 in *finished.py) exec "$REAL_PYTHON" "$@" ;; esac
@@ -115,9 +121,19 @@ def configured(command):
 
 def test_there_are_sweeps():
     names = {path.stem for path in SWEEPS}
-    kinds = {"beta", "latent_size", "iwae", "inference", "optimizer", "seeds"}
-    assert names == kinds | {"cifar10_ae", "prior_estimate", "sigma"}
-    assert all(path.stat().st_mode & stat.S_IXUSR for path in SWEEPS)
+    assert names == {"beta", "latent_size", "iwae", "inference", "optimizer", "seeds"}
+    assert {path.stem for path in SCRIPTS} - names == set(STUDIES)
+    assert all(path.stat().st_mode & stat.S_IXUSR for path in SCRIPTS)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_valid_runs_and_a_picture_of_all(name, tmp_path):
+    count, drawing = STUDIES[name]
+    *runs, last = dry(ROOT / "experiments" / "sweeps" / f"{name}.sh", RUNS=str(tmp_path / "runs"))
+    found = [configured(command) for command in runs]
+    assert len({config.to_json_best_effort() for config in found}) == len(found) == count
+    directories = [command[-1].removeprefix("--workdir=") for command in runs]
+    assert last[:3] == ["python", "-m", drawing] and last[-count:] == directories and len(set(directories)) == count
 
 
 @pytest.mark.parametrize("config", ["experiments/digits.py", "experiments/mnist.py:quick"])

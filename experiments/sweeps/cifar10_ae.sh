@@ -2,7 +2,7 @@
 # The autoencoder of experiments/cifar10_ae.py at four latent sizes, and its squared error against them. On an .npz:
 #
 #   CONFIG=experiments/cifar10_ae.py:quick experiments/sweeps/cifar10_ae.sh \
-#     --config.data.name=npz --config.data.path=/full/path/FILE.npz
+#     --config.data.name=npz --config.data.path=FILE.npz
 set -euo pipefail
 CONFIG=${CONFIG:-experiments/cifar10_ae.py}
 . "$(dirname "$0")/run.sh"
