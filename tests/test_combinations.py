@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vae_jax import config as configs
-from vae_jax import evaluate, parallel, step
+from vae_jax import evaluate, parallel, parts, step
 from vae_jax import pairs as refused
 from vae_jax import setup as setups
 from vae_jax.data import Info
@@ -121,10 +121,10 @@ def make_batch(config):
 def the_loss(config):
     """A training loss as the driver makes it, from a key: sums over the batch."""
     model, batch = make_model(config, make_info(config)), make_batch(config)
-    objective = setups.make_objective(config, NUM, parallel.ALONE)
+    objective = parts.make_objective(config, NUM, parallel.ALONE)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
-    loss = step.make_loss(model, objective, setups.make_refine(config.objective))
+    loss = step.make_loss(model, objective, parts.make_refine(config.objective))
     weights = {name: config.objective[name] for name in OBJECTIVES[config.objective.name].weights}
 
     def value(key):
@@ -182,7 +182,7 @@ def twenty():
 def train_evaluate_sample(config, key):
     """(state before, state after three steps, their metrics, `measure` of the batch), as one program: compiled once."""
     model, batch = make_model(config, make_info(config)), make_batch(config)
-    objective = setups.make_objective(config, NUM, parallel.ALONE)
+    objective = parts.make_objective(config, NUM, parallel.ALONE)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
     rows = step.RowUpdates(make_row_optimizer(), lambda hyper, step: 0.1, 2)
@@ -191,7 +191,7 @@ def train_evaluate_sample(config, key):
         make_optimizer(config.optimizer),
         objective,
         learning_rate=lambda hyper, step: 0.01,
-        refine=setups.make_refine(config.objective),
+        refine=parts.make_refine(config.objective),
         rows=rows if setups.has_table(config) else None,
     )
     weights = {name: jnp.float32(config.objective[name]) for name in OBJECTIVES[config.objective.name].weights}

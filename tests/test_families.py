@@ -11,8 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from vae_jax import config as configs
-from vae_jax import data, evaluate, families, flows, gaussians, objectives, parallel, step
-from vae_jax import setup as setups
+from vae_jax import data, evaluate, families, flows, gaussians, objectives, parallel, parts, step
 from vae_jax.data import Info
 from vae_jax.distributions import Normal, StandardNormal
 from vae_jax.elbo import elbo_fn, importance_bound
@@ -240,7 +239,7 @@ def test_a_schedule_moves_its_weight_and_nothing_else(schedule, shares):
     config = make_config(
         objective__name="capacity", objective__schedule=schedule, objective__schedule_epochs=2, objective__cycles=2
     )
-    weights = setups.make_weights(config.objective, 10, 80)
+    weights = parts.make_weights(config.objective, 10, 80)
     hyper = {"objective": {"beta": 3.0, "capacity": 8.0}, "schedule_epochs": 2.0}
     for number, share in shares.items():
         got = weights(hyper, jnp.int32(number))
@@ -250,14 +249,14 @@ def test_a_schedule_moves_its_weight_and_nothing_else(schedule, shares):
 
 def test_a_denoising_encoder_sees_noise_and_explains_the_image():
     """Rows come from the corrupted x, the likelihood from x itself; each example's noise is its key's."""
-    corrupt = setups.make_corruption(make_config(inference__input_noise=0.5, inference__input_dropout=0.25).inference)
+    corrupt = parts.make_corruption(make_config(inference__input_noise=0.5, inference__input_dropout=0.25).inference)
     keys, x = jax.random.split(jax.random.key(0), 500), np.ones((500, 16), np.float32)
     seen = np.asarray(corrupt(keys, x))
     dropped = (seen == 0).mean()
     assert abs(dropped - 0.25) < 4 * np.sqrt(0.25 * 0.75 / seen.size)
     assert abs(seen[seen != 0].std() - 0.5) < 0.02 and abs(seen[seen != 0].mean() - 1) < 0.03
     np.testing.assert_allclose(corrupt(keys[:3], x[:3]), seen[:3], rtol=1e-6)
-    assert setups.make_corruption(make_config().inference) is None
+    assert parts.make_corruption(make_config().inference) is None
     model, params, x = make()
     batch, keys = {"image": x, "index": np.arange(B)}, [jax.random.split(jax.random.key(i), B) for i in range(5)]
     black = lambda keys, image: jnp.zeros_like(image)

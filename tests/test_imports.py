@@ -38,10 +38,12 @@ ALLOWED = {
     **dict.fromkeys(NOUNS - {"inference", "data", "config", "networks"}, MATHS),
     "inference": {"distributions"},
     "data": MATHS | {"files"},  # files: the reading half of data
-    "config": MATHS | {"pairs"},  # pairs: the combinations it refuses, as a table
+    "config": MATHS | {"pairs", "limits"},  # pairs: the combinations it refuses, as a table
     "networks": MATHS | {"convolution"},
     "convolution": set(),
     "pairs": set(),
+    "limits": set(),
+    "parts": MATHS,
     "files": set(),
     "page": set(),
     "terminal": set(),
@@ -79,7 +81,7 @@ ALLOWED = {
     "outside": set(),
     "estimates": BELOW | {"evaluate"},
     "studies": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "modes", "readings", "estimates"},
-    "setup": BELOW | DONE_WITH_A_MODEL | {"feed"},
+    "setup": BELOW | DONE_WITH_A_MODEL | {"feed", "parts"},
     "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "generate", "processes"},
     "members": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "train"},
     "generate": BELOW | {"evaluate", "figures", "pictures"},

@@ -1,6 +1,6 @@
 """What a run is made of: data, model, optimizer, devices, the compiled program and the state it starts from."""
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ import numpy as np
 from vae_jax import checkpoint, data, evaluate, feed, parallel, rundir, step, streams
 from vae_jax.config import ConfigError, default, num_streams, validate
 from vae_jax.model import Model, make_model
-from vae_jax.objectives import OBJECTIVES, to_refine
+from vae_jax.objectives import OBJECTIVES
 from vae_jax.optimizer import make_learning_rate, make_optimizer, make_row_optimizer
+from vae_jax.parts import make_corruption, make_objective, make_refine, make_weights
 
 CHECKPOINTS, BEST = "checkpoints", "checkpoints/best"
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
@@ -170,55 +171,6 @@ def make_train_step(setup, axis):
         rows=updates if has_table(config) else None,
         axis=axis,
     )
-
-
-def make_objective(config, num_train, axis):
-    """The objective of a config with all its arguments but the weights; `axis` are the devices beside this one."""
-    name, options = config.objective.name, {"num_samples": config.objective.num_samples, "kl": config.objective.kl}
-    objective = OBJECTIVES[name]
-    if objective.coupled:
-        options |= {"num_examples": num_train, "gather": axis.gather}
-    return partial(objective.function, **options, **{option: config.objective[option] for option in objective.options})
-
-
-def make_refine(config):
-    """What refinement ascends under an objective that cannot serve, for `config` (config.objective); None if it can."""
-    name = to_refine(config.name)
-    options = {"num_samples": config.num_samples, "kl": config.kl}
-    return None if name == config.name else partial(OBJECTIVES[name].function, **options)
-
-
-SCHEDULED = {"beta": "beta", "beta_tc": "beta", "mmd": "beta", "capacity": "capacity"}  # objective -> weight
-
-
-def make_weights(config, epoch_steps, num_steps):
-    """weights(hyper, step) -> an objective's weights, one of them on the schedule of `config` (config.objective)."""
-
-    def share(hyper, step):
-        if config.schedule == "linear":  # Bowman et al. (2016)
-            return jnp.minimum(1.0, step / (hyper["schedule_epochs"] * epoch_steps))
-        within = step * config.cycles % num_steps / num_steps  # Fu et al. (2019): half a cycle up, half level
-        return jnp.minimum(1.0, 2 * within)
-
-    def weights(hyper, step):
-        values, name = hyper["objective"], SCHEDULED.get(config.name)
-        return values if config.schedule == "constant" else {**values, name: values[name] * share(hyper, step)}
-
-    return weights
-
-
-def make_corruption(config):
-    """(keys, x) -> what the encoder of a denoising model sees; None without noise. Vincent et al. (2008)."""
-    noise, dropout = config.input_noise, config.input_dropout
-    if not noise and not dropout:
-        return None
-
-    def corrupt(key, x):
-        kept, added = jax.random.split(key)
-        x = x + noise * jax.random.normal(added, x.shape)
-        return jnp.where(jax.random.bernoulli(kept, dropout, x.shape), 0, x)
-
-    return jax.vmap(corrupt)
 
 
 def has_table(config):
