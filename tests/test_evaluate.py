@@ -317,6 +317,7 @@ def test_every_number_has_its_unit(measured):
     assert units == {
         **dict.fromkeys(("elbo", "log_likelihood", "kl", "nll"), "nats"),
         **dict.fromkeys(("elbo_bits_per_dim", "nll_bits_per_dim"), "bits/dim"),
+        "squared_error": "per element",
         "effective_samples": "of 60",
         "active_units": "of 3",
     }

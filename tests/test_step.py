@@ -185,3 +185,10 @@ def test_sharing_that_cannot_work_is_refused_with_the_numbers():
     with pytest.raises(parallel.DeviceError, match="only 8"):
         parallel.make_mesh(9)
     parallel.check(4, 8, 16)
+
+
+def test_the_norm_is_that_of_all_leaves_scalars_too():
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=5), "c": rng.normal(), "d": rng.normal(size=(2, 3, 4))}
+    flat = np.concatenate([np.ravel(leaf) for leaf in tree.values()])
+    np.testing.assert_allclose(step.norm(tree), np.linalg.norm(flat), rtol=1e-6)

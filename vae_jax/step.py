@@ -150,7 +150,7 @@ def make_train_step(
 
 def norm(tree):
     """The Euclidean norm of all leaves; column by column first, which is several sums at once and not one long one."""
-    return jnp.sqrt(sum((leaf**2).sum(0).sum() for leaf in jax.tree.leaves(tree)))
+    return jnp.sqrt(sum((jnp.atleast_1d(leaf) ** 2).sum(0).sum() for leaf in jax.tree.leaves(tree)))
 
 
 def rows_of(local):
