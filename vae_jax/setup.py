@@ -158,8 +158,9 @@ def make_train_step(setup, axis):
     config = setup.config
     row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
     updates = step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
+    rounded = config.train.precision != "float32"
     return step.make_train_step(
-        make_model(config, setup.dataset.info, config.train.precision),
+        make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
         setup.optimizer,
         make_objective(config, setup.dataset.info.num_train, axis),
         learning_rate=make_learning_rate(config.optimizer, setup.num_steps),

@@ -2,11 +2,11 @@
 # Burda, Grosse and Salakhutdinov (2016), Table 1, MNIST: NLL of VAE and IWAE at k = 1, 5, 50 with one and two layers.
 #
 #     experiments/reproduce/iwae_table1.sh             100 epochs each: for a GPU; on two cores k = 50 takes days
-#     QUICK=1 experiments/reproduce/iwae_table1.sh     ten minutes on two cores: fewer steps where k is larger, so that
+#     QUICK=1 experiments/reproduce/iwae_table1.sh     for ten minutes on two cores, untimed: fewer steps where k is larger, so that
 #                                                      only rows of one k can be compared; NLL of 1,000 test images
 #
 # DRY_RUN=1 prints the commands. Further arguments go to every training, say --config.data.manual_dir=DIR; SEED is 0.
-# docs/results.md holds QUICK=1.
+# Neither setting has been run to its end yet: docs/results.md has no numbers of this script.
 set -euo pipefail
 quick=${QUICK:+-quick}
 RUNS=${RUNS:-runs/reproduce/iwae_table1$quick}
