@@ -137,7 +137,7 @@ def test_a_directory_of_npy_files_is_mapped_not_read(tmp_path):
     dataset = data.load(config.data)
     assert isinstance(dataset.train.image, np.memmap) and dataset.train.image.dtype == np.uint8
     assert dataset.info.num_train == NUM - NUM // 10 and dataset.provenance["bytes"]["x_train.npy"] > NUM * 64
-    with pytest.raises(DataError, match=r"'fixed' would draw all of .* in memory"):
+    with pytest.raises(DataError, match=r"'fixed' would make all of .* in memory"):
         data.load(make_config(**{"data.name": "npz", "data.path": str(tmp_path), "data.num_train": 0} | FIXED).data)
     (tmp_path / "x_test.npy").unlink()
     with pytest.raises(DataError, match="no array 'x_test'"):

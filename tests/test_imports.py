@@ -37,7 +37,8 @@ ALLOWED = {
     # the floor above the mathematics, except that inference is handed its bound and knows no ELBO
     **dict.fromkeys(NOUNS - {"inference", "data", "config", "networks"}, MATHS),
     "inference": {"distributions"},
-    "data": MATHS | {"files"},  # files: the reading half of data
+    "data": MATHS | {"files", "prepared"},  # the reading halves of data
+    "prepared": {"files"},
     "config": MATHS | {"pairs", "limits"},  # pairs: the combinations it refuses, as a table
     "networks": MATHS | {"convolution"},
     "convolution": set(),
@@ -99,7 +100,7 @@ OUTSIDE = {
     "flax": {"networks"},
     "orbax": {"checkpoint"},
     "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts", "readings", "panels", "estimators"},
-    "tensorflow_datasets": {"data", "files"},
+    "tensorflow_datasets": {"files", "prepared"},
     "scipy": {"fold"},  # which jax and scikit-learn bring
     "sklearn": {"data", "files", "evaluate", "aggregate", "continuity", "subjects"},
     "tensorboardX": {"rundir"},

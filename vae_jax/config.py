@@ -38,7 +38,7 @@ def data_keys(config):
     config.data.manual_dir = ""  # a directory that holds the official files
     config.data.data_dir = ""  # where TFDS keeps its data; empty: ~/tensorflow_datasets
     config.data.path = ""  # the .npz file of data.name = npz, or a directory of .npy files, which are memory-mapped
-    config.data.placement = "auto"  # of training data while training: device, host (fed in windows), auto: by size
+    config.data.placement = "auto"  # of training data: device, host (fed in windows; TFDS's by records), auto: by size
     config.data.num_train = 0  # keep the first so many training examples; 0: all
     config.data.binarization = "dynamic"  # dynamic: drawn anew each step; fixed: once per example; threshold; none
     config.data.binarization_seed = 0  # of 'fixed'
@@ -54,10 +54,7 @@ def model_keys(config):
     config.model.encoder = "mlp"  # network from x to the rows of q(z|x)
     config.model.decoder = "mlp"  # network from z to p(x|z)
     config.model.hidden = (200, 200)  # encoder widths from x to z; the decoder mirrors them
-    config.model.channels = (
-        32,
-        64,
-    )  # conv and resnet: the encoder's before the hidden layers; the decoder mirrors them
+    config.model.channels = (32, 64)  # conv, resnet: the encoder's before the hidden layers; the decoder mirrors them
     config.model.between = 0  # conv and resnet: further convolutions between two changes of an image's size
     config.model.activation = "tanh"  # between the layers
     config.model.posterior = "normal"  # family of q(z|x)

@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax import files
+from vae_jax import files, prepared
 from vae_jax.files import DataError
+from vae_jax.prepared import Records
 
 
 class Split(NamedTuple):
-    image: np.ndarray  # [N, *event], uint8 or float32
+    image: np.ndarray  # [N, *event], uint8 or float32; of a set larger than memory a memmap or Records
     label: np.ndarray | None = None  # [N] int32
     condition: np.ndarray | None = None  # [N, *c] float32
 
@@ -74,15 +75,21 @@ def assemble(name, train, valid, test, provenance, value_range=None):
     return Dataset(*splits, info, provenance)
 
 
+RANGE_EXAMPLES = 1000  # tell the range of records on disk
+
+
 def stored_range(splits):
     """The values that stand for 0 and 1. Bytes that never exceed 1 are binary already."""
-    is_byte = splits[0].image.dtype == np.uint8
-    return (0.0, 255.0) if is_byte and max(split.image.max() for split in splits) > 1 else (0.0, 1.0)
+    if splits[0].image.dtype != np.uint8:
+        return 0.0, 1.0
+    images = (s.image[:RANGE_EXAMPLES] if isinstance(s.image, Records) else s.image for s in splits)
+    return (0.0, 255.0 if max(image.max() for image in images) > 1 else 1.0)
 
 
 def take(split, rows):
-    """The given rows (a slice or an index array) of every array of a split."""
-    return Split(*(None if array is None else array[rows] for array in split))
+    """The given rows, a slice, of every array of a split; records on disk stay there."""
+    cut = lambda array: array.cut(rows) if isinstance(array, Records) else array[rows]
+    return Split(*(None if array is None else cut(array) for array in split))
 
 
 def hold_out(train, count):
@@ -116,6 +123,7 @@ def given_upper(dataset):
     info = dataset.info
     if len(info.event_shape) < 2:
         raise DataError(f"data {info.name!r} are no images: config.data.condition = upper needs rows; use none")
+    require_in_memory(dataset, "config.data.condition = 'upper'", "make the halves x and condition of .npy files")
     (low, high), half = info.value_range, info.event_shape[0] // 2
     upper = lambda image: ((image[:, :half] - np.float32(low)) / np.float32(high - low)).astype(np.float32)
     splits = (s._replace(image=s.image[:, half:], condition=upper(s.image)) for s in dataset[:3])
@@ -177,11 +185,7 @@ def binarize_fixed(dataset, seed):
     import jax.numpy as jnp
 
     require_unit_interval(dataset, "fixed")
-    if isinstance(dataset.train.image, np.memmap):
-        raise DataError(
-            f"config.data.binarization = 'fixed' would draw all of {dataset.provenance['source']} in memory: "
-            "binarize the files and use none, or use dynamic"
-        )
+    require_in_memory(dataset, "config.data.binarization = 'fixed'", "binarize the files and use none, or use dynamic")
     value_range, chunk = dataset.info.value_range, 4096
 
     @jax.jit
@@ -201,6 +205,12 @@ def binarize_fixed(dataset, seed):
     splits = [s._replace(image=draw_split(key, s.image)) for key, s in zip(keys, dataset[:3], strict=True)]
     provenance = dataset.provenance | {"binarization_seed": seed}
     return Dataset(*splits, dataset.info._replace(value_range=(0.0, 1.0)), provenance)
+
+
+def require_in_memory(dataset, what, instead):
+    """Raises DataError for images on disk, of which `what` would make a copy in memory."""
+    if isinstance(dataset.train.image, np.memmap | Records):
+        raise DataError(f"{what} would make all of {dataset.provenance['source']} anew in memory: {instead}")
 
 
 def require_unit_interval(dataset, binarization):
@@ -239,10 +249,10 @@ def mnist_like(config):
     From `manual_dir` alone if it is given, otherwise from the first of these that is there: a directory TFDS prepared,
     TFDS's download cache, the network. Raises DataError.
     """
-    prepared = None if config.manual_dir else open_prepared(config)
-    if prepared:
-        train, test = (Split(*files.read_tfds(prepared, name)) for name in ("train", "test"))
-        provenance = files.tfds_provenance(prepared)
+    builder = None if config.manual_dir else open_prepared(config)
+    if builder:
+        train, test = (Split(*prepared.read_split(builder, name, config.placement)) for name in ("train", "test"))
+        provenance = prepared.provenance(builder)
     else:
         arrays, about = files.read_idx(config.name, config.manual_dir, data_dir(config))
         train, test = (Split(arrays[i][..., None], arrays[i + 1].astype(np.int32)) for i in (0, 2))
@@ -256,8 +266,8 @@ def open_prepared(config):
     directory = data_dir(config)
     if not os.path.isdir(os.path.join(directory, config.name)):
         return None
-    builder = files.open_tfds(config.name, directory, SETS)
-    return builder if files.random_access(builder) else None
+    builder = prepared.open_builder(config.name, directory, SETS)
+    return builder if prepared.random_access(builder) else None
 
 
 def data_dir(config):
@@ -316,18 +326,19 @@ def identity(path):
 def tfds_set(config):
     """Any set TFDS has prepared that has an 'image' and the splits 'train' and 'test'. Raises DataError."""
     name, directory = config.name, data_dir(config)
-    builder = files.open_tfds(name, directory, SETS)
+    builder = prepared.open_builder(name, directory, SETS)
     if "image" not in dict(builder.info.features or {}):
         raise DataError(f"data {name!r} has no feature 'image'; use one of {', '.join(SETS)}, or an image set of TFDS")
-    if not files.random_access(builder):
-        raise DataError(files.how_to_prepare(name, directory))
+    if not prepared.random_access(builder):
+        raise DataError(prepared.how_to_prepare(name, directory))
     parts = {"train": "train", "validation": "valid", "test": "test"}
     missing = {"train", "test"} - set(builder.info.splits)
     if missing:
         found = ", ".join(builder.info.splits)
         raise DataError(f"data {name!r} has no split {', '.join(missing)}, only {found}; make an .npz of it instead")
-    splits = {parts[s]: Split(*files.read_tfds(builder, s)) for s in parts if s in builder.info.splits}
-    return from_parts(name, f"data {name!r}", splits, files.tfds_provenance(builder))
+    read = lambda split: Split(*prepared.read_split(builder, split, config.placement))
+    splits = {part: read(split) for split, part in parts.items() if split in builder.info.splits}
+    return from_parts(name, f"data {name!r}", splits, prepared.provenance(builder))
 
 
 def from_parts(name, source, splits, provenance):

@@ -1,15 +1,13 @@
-"""Data on disk, found, verified and read: MNIST's IDX files, a user's .npz, a directory TFDS prepared.
+"""Data on disk, found, verified and read: MNIST's IDX files, a user's .npz.
 
     read_digits() -> (image, label)                                   bundled with scikit-learn
     read_idx(name, manual_dir, data_dir) -> (arrays, files)           MNIST and its kin, downloaded where need be
     read_npz(path) -> {part: (image, label, condition)}               every array checked
-    open_tfds, random_access, read_tfds                               through TFDS without TensorFlow
 
 Names, URLs and sha256 of the IDX files are those TFDS registers; its download manager fetches them (that part needs no
 TensorFlow, preparing does) and its tables are only read. No byte is parsed before its checksum was found right.
 """
 
-import difflib
 import gzip
 import hashlib
 import importlib.util
@@ -291,63 +289,3 @@ def as_labels(path, name, array):
         what = f"values from {array.min()}" if whole else f"shape {array.shape}, dtype {array.dtype}"
         raise DataError(f"{path}: {name} has {what}; give one class 0, 1, 2, ... per example, [N] integers")
     return array.astype(np.int32)
-
-
-# ---- what TFDS has prepared
-
-
-def open_tfds(name, directory, known):
-    """TFDS's builder of a name. Raises DataError if TFDS has none, listing the names that are `known` here."""
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder(name, data_dir=directory)
-    except Exception as error:  # a bad name, a package that one set needs, a broken directory: each its own kind
-        reason = str(error).strip().partition("\n")[0].rstrip(".")  # a list of all of TFDS's names follows
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else "its names: https://www.tensorflow.org/datasets/catalog"
-        raise DataError(
-            f"config.data.name = {name!r}: not one of {', '.join(known)}, and TFDS cannot open it under {directory!r}: "
-            f"{reason}; {hint}"
-        ) from error
-
-
-def random_access(builder):
-    """Whether the builder's data lie there in a format that needs no TensorFlow."""
-    try:
-        builder.as_data_source(split="train")
-    except Exception:  # not prepared, TFRECORD, another version: whatever the reason, another way must be found
-        return False
-    return True
-
-
-def how_to_prepare(name, directory):
-    """One line for a set that TFDS knows and has not prepared here."""
-    need = "" if importlib.util.find_spec("tensorflow") else "pip install tensorflow (only preparing needs it) and "
-    call = f"tfds.builder({name!r}, data_dir={directory!r}, file_format='array_record').download_and_prepare()"
-    return (
-        f"data {name!r} is not prepared under {directory!r} in a format readable without TensorFlow; once, {need}run "
-        f'python -c "import tensorflow_datasets as tfds; {call}"'
-    )
-
-
-def read_tfds(builder, split, chunk=1000):
-    """(image, label or None, None) of a split, whole, in TFDS's order. Raises DataError for what cannot be read."""
-    has_label = getattr(dict(builder.info.features).get("label"), "num_classes", None) is not None
-    try:
-        source = builder.as_data_source(split=split)
-        starts = range(0, len(source), chunk)
-        records = [r for start in starts for r in source.__getitems__(range(start, min(start + chunk, len(source))))]
-        image = np.stack([record["image"] for record in records])
-        return image, np.array([r["label"] for r in records], np.int32) if has_label else None, None
-    except Exception as error:  # array_record, Pillow and numpy each raise their own kinds
-        raise DataError(
-            f"data {builder.name!r}: cannot read split {split!r} in {os.fspath(builder.data_path)!r}: {one_line(error)}"
-            "; the images need one shape; if the files are damaged, delete the directory and prepare it again"
-        ) from error
-
-
-def tfds_provenance(builder):
-    """Name, version and directory of a prepared set, and that its order is TFDS's shuffled one."""
-    source = f"TFDS {builder.info.full_name}, prepared, in its shuffled order"
-    return {"source": source, "path": os.fspath(builder.data_path)}

@@ -119,11 +119,12 @@ def from_step(begun):
 
 def make_programs(members, options):
     """What the members share; their number says how many devices are of use."""
-    if members[0].config.data.placement == "host":
-        raise parallel.DeviceError(
-            "a sweep keeps its data on the devices: leave config.data.placement = auto or device"
-        )
     setup = setups.make_setup(members[0].config, 1)
+    if setups.stays_on_host(setup):
+        raise parallel.DeviceError(
+            "a sweep keeps its data on the devices, these stay on the host: set config.data.placement = device if they "
+            "fit, or train one run at a time by python -m vae_jax.main"
+        )
     mesh = parallel.make_mesh(min(options.num_devices or jax.device_count(), len(members)))
     batching = ("map" if jax.default_backend() == "cpu" else "vmap") if options.batching == "auto" else options.batching
     init, data = setups.make_init(setup), parallel.put_replicated(mesh, setups.training_rows(setup))

@@ -103,6 +103,8 @@ SHARE = 0.5  # of the devices' free memory that training data may take
 def stays_on_host(setup):
     """Whether training data are fed from the host: as `config.data.placement` says, 'auto' if they are too large."""
     placement = setup.config.data.placement
+    if isinstance(setup.dataset.train.image, data.Records):
+        return True
     free = parallel.free_bytes(setup.mesh)
     too_large = free is not None and feed.size_of(training_arrays(setup)) > SHARE * free * setup.mesh.size
     return placement == "host" or (placement == "auto" and too_large)

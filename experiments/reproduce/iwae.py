@@ -5,8 +5,8 @@
 Variants: L1 or L2, then vae or iwae, then k1, k5 or k50, and dreg in place of iwae; `-quick` behind. One layer is
 784-200-200-50, two layers 784-200-200-100-100-100-50, tanh; the VAE has the k-sample Monte-Carlo KL, as published.
 Published: 3,280 epochs of Adam at batch 20; here 100 epochs of Muon at batch 256 on a cosine, as experiments/mnist.py.
-Quick: the same steps for every method of one k, but smaller and fewer where k is larger: 5 epochs of batch 256 at k = 1,
-2 of batch 128 at k = 5, one of batch 64 on 20,000 images at k = 50; NLL of the first 1,000 test images from 1,000 samples.
+Quick: the same steps for every method of one k, but smaller and fewer where k is larger: 5 epochs of batch 256 at
+k = 1, 2 of batch 128 at k = 5, one of batch 64 on 20,000 images at k = 50; NLL of 1,000 test images from 1,000 samples.
 """
 
 from pathlib import Path

@@ -9,12 +9,14 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vae_jax import data, files
+from vae_jax import config as configs
+from vae_jax import data, feed, files, rundir, setup, train
+from vae_jax.prepared import Records
 
 
 def config(name, directory, **fields):
     blank = {"manual_dir": "", "path": "", "num_train": 0, "binarization": "none", "binarization_seed": 0}
-    blank["condition"] = "none"
+    blank |= {"condition": "none", "placement": "auto"}
     return SimpleNamespace(name=name, data_dir=str(directory), **(blank | fields))
 
 
@@ -130,6 +132,60 @@ def test_sets_that_do_not_fit(prepared, tmp_path):
     assert "no feature 'image'" in refusal("ag_news_subset", tmp_path)
     assert "no split test, only train" in refusal("no_test", prepared)
     assert "one shape" in refusal("ragged", prepared)
+
+
+def test_left_on_disk_a_set_is_the_set(prepared):
+    """Every part, cut and uncut, by slices and by numbers in any order."""
+    whole, left = (data.load(config("mnist", prepared, placement=p)) for p in ("device", "host"))
+    assert left.info == whole.info and left.provenance == whole.provenance
+    for there, here in zip(left[:3], whole[:3], strict=True):
+        assert isinstance(there.image, Records) and isinstance(here.image, np.ndarray)
+        assert (there.image.shape, there.image.dtype) == (here.image.shape, here.image.dtype)
+        np.testing.assert_array_equal(there.label, here.label)
+        for rows in (slice(None), slice(1, 6, 2), np.array([3, 0, 3]), slice(2)):
+            np.testing.assert_array_equal(there.image[rows], here.image[rows])
+    few = data.load(config("mnist", prepared, placement="host", num_train=4))
+    np.testing.assert_array_equal(few.train.image[:], whole.train.image[:4])
+
+
+def test_what_is_left_on_disk_goes_by_size(prepared, monkeypatch):
+    assert isinstance(data.load(config("small", prepared)).train.image, np.ndarray)
+    monkeypatch.setattr("vae_jax.prepared.SHARE", 1e-12)
+    assert isinstance(data.load(config("small", prepared)).train.image, Records)
+    assert isinstance(data.load(config("small", prepared, placement="device")).train.image, np.ndarray)
+
+
+@pytest.mark.parametrize("changes", [{"binarization": "fixed"}, {"condition": "upper"}])
+def test_what_would_copy_records_into_memory_is_refused(changes, prepared):
+    with pytest.raises(data.DataError, match=r"would make all of TFDS small/3.0.1.* anew in memory") as caught:
+        data.load(config("small", prepared, placement="host", **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_from_records_is_the_run(prepared, tmp_path, monkeypatch, quick_compiler):
+    """Trained from disk in windows of two steps: the batches and noise, so the numbers, of data on the device."""
+    c = configs.from_experiment("experiments/digits.py", "quick")
+    c.data.name, c.data.data_dir, c.data.condition = "small", str(prepared), "label"
+    c.model.hidden, c.train.batch_size, c.train.epochs, c.eval.num_samples = (8,), 8, 3, 5
+    monkeypatch.setattr(feed, "window_steps", lambda source: 2)
+    found = {}
+    for c.data.placement in ("device", "host"):
+        assert setup.stays_on_host(setup.make_setup(configs.validate(c), 1)) == (c.data.placement == "host")
+        found[c.data.placement] = train.train(configs.validate(c), tmp_path / c.data.placement, 1)["splits"]
+    for split in ("train", "test"):
+        for name in ("elbo", "nll"):
+            ours, theirs = (found[place][split][name]["value"] for place in ("host", "device"))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert rundir.run_status(tmp_path / "host", configs.validate(c).to_dict(), configs.CHANGEABLE) == "finished"
+
+
+def test_a_record_that_goes_bad_while_training_is_one_line(prepared, tmp_path):
+    shutil.copytree(prepared / "small", tmp_path / "small")
+    image = data.load(config("small", tmp_path, placement="host")).train.image
+    for path in (tmp_path / "small" / "3.0.1").glob("*array_record*"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(data.DataError, match="prepare it again"):
+        image[:]
 
 
 def test_a_damaged_directory_says_to_prepare_again(prepared, tmp_path):
