@@ -46,6 +46,29 @@ def quick_compiler():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory, quick_compiler):
+    """small_run(name, changes) -> the directory of a small trained run on digits, trained once for each module."""
+    from vae_jax import config as configs
+    from vae_jax import train
+
+    made = {}
+
+    def make(name, changes):
+        if name not in made:
+            config = configs.from_experiment("experiments/digits.py", "quick")
+            config.model.hidden, config.model.upper_hidden, config.train.epochs = (16,), (8,), 2
+            config.data.num_train, config.figures.count, config.fit.max_steps = 200, 4, 20
+            config.eval.num_samples, config.eval.elbo_samples, config.eval.curve_examples = 20, 3, 10
+            config.eval.max_examples, config.eval.train_examples = 40, 30
+            config.update_from_flattened_dict(changes)
+            made[name] = tmp_path_factory.mktemp("small") / name
+            train.train(configs.validate(config), made[name], 1)
+        return made[name]
+
+    return make
+
+
 @pytest.fixture
 def key():
     return jax.random.key(42)

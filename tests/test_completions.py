@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import completions, rundir, train
-from vae_jax import config as configs
+from vae_jax import completions, rundir
 from vae_jax import setup as setups
-
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 TEST = 40
 KINDS = {
@@ -21,22 +18,9 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_run):
     """run(kind) -> the directory of a small trained run."""
-    made = {}
-
-    def make(kind):
-        if kind not in made:
-            config = configs.from_experiment("experiments/digits.py", "quick")
-            config.model.hidden, config.model.upper_hidden, config.train.epochs = (16,), (8,), 2
-            config.data.num_train, config.eval.num_samples, config.eval.elbo_samples = 200, 20, 3
-            config.eval.max_examples, config.eval.train_examples, config.figures.count = TEST, 0, 4
-            config.update_from_flattened_dict(KINDS[kind])
-            made[kind] = tmp_path_factory.mktemp("completions") / kind
-            train.train(configs.validate(config), made[kind], 1)
-        return str(made[kind])
-
-    return make
+    return lambda kind: str(small_run(kind, KINDS[kind]))
 
 
 def test_both_are_measured_and_drawn(run, tmp_path, capsys):

@@ -7,12 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from vae_jax import arrays, modes, rundir, train
+from vae_jax import arrays, modes, rundir
 from vae_jax import config as configs
 from vae_jax import setup as setups
 from vae_jax.files import DataError
-
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 TWO = {"model.latent_dim": 2}
 KINDS = {
@@ -35,23 +33,9 @@ DRAWN_TOO = {"conditional": {"samples"}, "completing": {"completions"}, "regress
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_run):
     """run(kind) -> the directory of a small trained run."""
-    made = {}
-
-    def make(kind):
-        if kind not in made:
-            config = configs.from_experiment("experiments/digits.py", "quick")
-            config.update_from_flattened_dict(KINDS[kind])
-            config.model.hidden, config.train.epochs, config.model.upper_hidden = (16,), 2, (8,)
-            config.data.num_train, config.eval.num_samples, config.eval.elbo_samples = 200, 20, 3
-            config.eval.curve_examples = 10
-            config.fit.max_steps, config.eval.max_examples, config.eval.train_examples = 20, 40, 30
-            made[kind] = tmp_path_factory.mktemp("examine") / kind
-            train.train(configs.validate(config), made[kind], 1)
-        return made[kind]
-
-    return make
+    return lambda kind: small_run(kind, KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", ["amortized", *(pytest.param(k, marks=pytest.mark.slow) for k in list(KINDS)[1:])])

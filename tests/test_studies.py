@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
-from vae_jax import rundir, studies, train
-
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+from vae_jax import rundir, studies
 
 GREY = {"data.binarization": "none", "model.likelihood": "normal", "model.sigma": 0.4}
 KINDS = {
@@ -18,22 +15,9 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_run):
     """run(kind) -> the directory of a small trained run."""
-    made = {}
-
-    def make(kind):
-        if kind not in made:
-            config = configs.from_experiment("experiments/digits.py", "quick")
-            config.update_from_flattened_dict(KINDS[kind])
-            config.model.hidden, config.train.epochs, config.data.num_train = (16,), 2, 200
-            config.eval.num_samples, config.eval.elbo_samples, config.eval.curve_examples = 20, 3, 10
-            config.eval.max_examples, config.eval.train_examples, config.figures.count = 40, 0, 4
-            made[kind] = tmp_path_factory.mktemp("studies") / kind
-            train.train(configs.validate(config), made[kind], 1)
-        return str(made[kind])
-
-    return make
+    return lambda kind: str(small_run(kind, KINDS[kind]))
 
 
 def test_prior_estimate_of_two_runs(run, tmp_path, capsys):

@@ -2,11 +2,11 @@
 # Cremer, Li and Duvenaud (2018): approximation and amortization gaps of amortized VAEs with a Gaussian and a flow q.
 #
 #     experiments/reproduce/inference_gaps.sh             MNIST and Fashion-MNIST, 100 epochs, gaps of 1,000 test images
-#     QUICK=1 experiments/reproduce/inference_gaps.sh     meant for ten minutes on two cores: MNIST, 12 epochs, gaps of 100 images
+#     QUICK=1 experiments/reproduce/inference_gaps.sh     ten minutes on two cores: MNIST, 12 epochs, gaps of 100 images
 #
 # Needs pip install -e '.[ais]'. DRY_RUN=1 prints the commands. Further arguments go to every training, say
 # --config.data.manual_dir=DIR; SEED is 0.
-# Neither setting has been run to its end yet: docs/results.md has no numbers of this script.
+# docs/results.md has the quick numbers; the full setting waits for a GPU.
 set -euo pipefail
 quick=${QUICK:+-quick}
 RUNS=${RUNS:-runs/reproduce/inference_gaps$quick}
