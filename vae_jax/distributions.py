@@ -106,21 +106,20 @@ def _bernoulli_log_prob(logits, x):
     return (x * logits - jnp.maximum(logits, 0)).sum(-1) - sum_log1p(jnp.exp(-jnp.abs(logits)))
 
 
-LANES, FACTORS = 16, 96  # numbers side by side, and factors in (1, 2] whose product float32 holds
+FACTORS = 16  # in (1, 2], of one product; XLA's CPU code takes more than 32 at a time in windows, one by one
 
 
 def sum_log1p(e):
     """sum_d log(1 + e_d) over the last axis, e in [0, 1]; of a long one, log of products: a logarithm for many factors.
 
-    The products are of numbers LANES apart, which a processor multiplies side by side. Their rounding, 1e-7 a factor,
+    The products are of numbers far apart, so that a processor makes many side by side. Their rounding, 1e-7 a factor,
     is what a sum of so many float32 terms has too; a short axis, where it could be all there is, is summed as it is.
     """
     size = e.shape[-1]
-    if size < 4 * LANES:
+    if size < 4 * FACTORS:
         return jnp.log1p(e).sum(-1)
-    factors = min(FACTORS, -(-size // LANES))
-    e = jnp.pad(e, [(0, 0)] * (e.ndim - 1) + [(0, -size % (LANES * factors))])
-    return jnp.log((1 + e.reshape(*e.shape[:-1], -1, factors, LANES)).prod(-2)).sum((-2, -1))
+    e = jnp.pad(e, [(0, 0)] * (e.ndim - 1) + [(0, -size % FACTORS)])
+    return jnp.log((1 + e.reshape(*e.shape[:-1], FACTORS, -1)).prod(-2)).sum(-1)
 
 
 @_bernoulli_log_prob.defjvp
