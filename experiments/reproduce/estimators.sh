@@ -5,7 +5,7 @@
 # weight they are out of reach; tests/test_estimators.py holds them on the papers' Gaussian toy.
 #
 #     experiments/reproduce/estimators.sh             IWAE and DReG at k = 1, 5, 50, 100 epochs each; K to 1,024
-#     QUICK=1 experiments/reproduce/estimators.sh     ten minutes on two cores: k = 5 alone, 4 epochs, NLL of 1,000 test
+#     QUICK=1 experiments/reproduce/estimators.sh     ten minutes on two cores: k = 5 alone, 3 epochs, NLL of 1,000 test
 #                                                     images; K to 64, 1,000 gradients each
 #
 # DRY_RUN=1 prints the commands. Further arguments go to every training, say --config.data.manual_dir=DIR; SEED is 0.

@@ -2,7 +2,7 @@
 # Burda, Grosse and Salakhutdinov (2016), Table 1, MNIST: NLL of VAE and IWAE at k = 1, 5, 50 with one and two layers.
 #
 #     experiments/reproduce/iwae_table1.sh             100 epochs each: for a GPU; on two cores k = 50 takes days
-#     QUICK=1 experiments/reproduce/iwae_table1.sh     ten minutes on two cores: k = 1 and 5, ten and four epochs, so that only
+#     QUICK=1 experiments/reproduce/iwae_table1.sh     ten minutes on two cores: k = 1 and 5, seven and three epochs, so that only
 #                                                      rows of one k can be compared; NLL of 1,000 test images
 #
 # DRY_RUN=1 prints the commands. Further arguments go to every training, say --config.data.manual_dir=DIR; SEED is 0.
