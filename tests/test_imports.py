@@ -24,7 +24,7 @@ MATHS = {"distributions", "gaussians", "likelihoods", "elbo", "importance", "obj
 NOUNS = {"inference", "networks", "flows", "data", "checkpoint", "parallel", "config", "streams", "optimizer"}
 DONE_WITH_A_MODEL = {"evaluate", "ais", "gaps", "figures", "rundir"}
 COMMANDS = {"main", "sweep", "codec", "report", "published", "command"}  # command: what they share
-BELOW = MATHS | NOUNS | {"families", "model", "step"}
+BELOW = MATHS | NOUNS | {"families", "model", "step", "mistakes"}
 
 # module -> the modules of this package it may import. A new module is added here, where DESIGN.md section 1 puts it.
 ALLOWED = {
@@ -35,17 +35,18 @@ ALLOWED = {
     "importance": {"elbo"},
     "objectives": {"distributions", "elbo", "importance"},
     # the floor above the mathematics, except that inference is handed its bound and knows no ELBO
-    **dict.fromkeys(NOUNS - {"inference", "data", "config", "networks"}, MATHS),
+    **dict.fromkeys(NOUNS - {"inference", "data", "config", "networks"}, MATHS | {"mistakes"}),
+    "mistakes": set(),
     "inference": {"distributions"},
     "data": MATHS | {"files", "prepared"},  # the reading halves of data
     "prepared": {"files"},
-    "config": MATHS | {"pairs", "limits"},  # pairs: the combinations it refuses, as a table
+    "config": MATHS | {"pairs", "limits", "mistakes"},  # pairs: the combinations it refuses, as a table
     "networks": MATHS | {"convolution"},
     "convolution": set(),
     "pairs": set(),
     "limits": set(),
     "parts": MATHS,
-    "files": set(),
+    "files": {"mistakes"},
     "page": set(),
     "terminal": set(),
     "step": MATHS | {"parallel", "streams", "inference"},
@@ -71,7 +72,7 @@ ALLOWED = {
     "modes": BELOW
     | DONE_WITH_A_MODEL
     | {"setup", "terminal", "posteriors", "arrays", "examine", "train", "estimators"},
-    "swept": {"rundir", "config"},
+    "swept": {"rundir", "config", "mistakes"},
     "fold": {"swept"},
     "caveats": {"swept", "fold", "rundir", "config"},
     "tables": {"swept", "fold", "terminal"},
@@ -91,7 +92,7 @@ ALLOWED = {
     "report": BELOW | {"rundir", "modes", "swept", "fold", "caveats", "tables", "charts"},
     "main": BELOW | DONE_WITH_A_MODEL | {"command", "processes", "setup", "terminal", "train", "modes"},
     "sweep": BELOW | DONE_WITH_A_MODEL | {"command", "terminal", "members"},
-    "command": {"config", "checkpoint", "data", "parallel", "rundir", "train", "compilation"},
+    "command": {"config", "compilation", "mistakes"},
     "__init__": MATHS,
 }
 

@@ -20,11 +20,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from vae_jax.mistakes import Mistake
+
 _ONE_AT_A_TIME = threading.Lock()  # the runs of a sweep are measured, and their best saved, in several threads
 _WRITING, _REPLACED, _DOOMED = ".orbax-checkpoint-tmp", ".replaced", ".doomed"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Mistake, ValueError):
     """A checkpoint that is missing, unreadable or of another shape; the message is one readable line."""
 
 

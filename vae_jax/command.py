@@ -11,7 +11,9 @@ import traceback
 from absl import flags, logging
 from ml_collections import config_flags
 
+from vae_jax import compilation, mistakes
 from vae_jax import config as configs
+from vae_jax.mistakes import fail
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, e.g. experiments/mnist.py or experiments/mnist.py:quick."
@@ -41,19 +43,10 @@ def require_config():
 
 
 def guarded(action):
-    """Does it; every foreseen mistake becomes one line and exit status 2."""
-    sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
+    """Does what trains or measures; every mistake becomes one line and exit status 2."""
     logging.set_verbosity(logging.WARNING)  # jax tells at INFO which accelerators it did not find
-    from vae_jax import checkpoint, compilation, data, parallel, rundir, train
-
     compilation.use_cache(os.environ.get(compilation.SWITCH, "off"))
-    foreseen = (configs.ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError)
-    try:
-        action()
-    except (*foreseen, train.TrainingError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", status=130)
+    mistakes.guarded(action, "interrupted; the same command goes on from the last checkpoint")
 
 
 def asked_config():
@@ -76,13 +69,6 @@ def overrides():
 def given():
     """The keys overridden on the command line."""
     return config_flags.get_override_values(flags.FLAGS["config"])
-
-
-def fail(message, status=2):
-    """One line on stderr, where a progress bar may stand."""
-    bar = "\r\033[K" if sys.stderr.isatty() else ""
-    print(f"{bar}error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(status)
 
 
 def parse(arguments, help_text):

@@ -6,18 +6,15 @@ The runs have the same data and the same latent dimension, 1 or 2. PCA with as m
 images here. Written into --out: comparison.md, comparison.png, comparison.json; the table is printed.
 """
 
-import argparse
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from vae_jax import checkpoint, continuity, latents, parallel, rundir, subjects, terminal
-from vae_jax.config import ConfigError
+from vae_jax import continuity, latents, rundir, subjects, terminal
 from vae_jax.evaluate import summarize
-from vae_jax.files import DataError
+from vae_jax.mistakes import Parser, guarded
 from vae_jax.subjects import SEED
 
 POINTS = 1000  # whose distance to the nearest training image goes into a mean, at most
@@ -182,28 +179,13 @@ def page(numbers, out):
 
 def main(arguments=None):
     """The command: every foreseen mistake is one line and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vae_jax.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the directory of a finished run")
     parser.add_argument("--out", required=True, help="the directory of the table and the picture")
-    parser.error = fail
     given = parser.parse_args(arguments)
-    sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
-    try:
-        numbers = compare(given.runs, given.out)
-    except (ConfigError, DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("interrupted: the same command starts anew", status=130)
+    numbers = guarded(lambda: compare(given.runs, given.out))
     terminal.say(table(numbers))
     terminal.say(f"written    {given.out}: comparison.md, comparison.png, comparison.json")
-
-
-def fail(message, status=2):
-    """One line on stderr."""
-    print("error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ squared error of the mean prediction, and that of the best of ten answers, of wh
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from vae_jax import checkpoint, data, evaluate, generate, modes, parallel, pictures, rundir, terminal
+from vae_jax import evaluate, generate, modes, parallel, pictures, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import ConfigError
+from vae_jax.mistakes import Parser, guarded
 
 MEAN, BEST = 100, 10  # draws whose average is the mean prediction, and of which the best counts
 
@@ -21,18 +21,13 @@ MEAN, BEST = 100, 10  # draws whose average is the mean prediction, and of which
 def main(arguments=None):
     """Draws and prints; every foreseen mistake becomes one line and exit status 2."""
     options = parse(arguments)
-    try:
-        numbers = compare(options.run, options.regressor, options.out)
-    except (ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    numbers = guarded(lambda: compare(options.run, options.regressor, options.out))
     terminal.say(terminal.table({"splits": numbers}))
     terminal.say(f"picture   {options.out}")
 
 
 def parse(arguments):
-    layout = {"usage": argparse.SUPPRESS, "formatter_class": argparse.RawDescriptionHelpFormatter}  # the docstring's
-    parser = argparse.ArgumentParser("vae_jax.completions", description=__doc__, allow_abbrev=False, **layout)
+    parser = Parser("completions", __doc__)
     parser.add_argument("--out", metavar="FILE.png", required=True, type=png)
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("regressor", metavar="REGRESSOR")

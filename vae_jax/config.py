@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from vae_jax import pairs
 from vae_jax.limits import ALLOWED, AT_LEAST, FRACTIONS
 from vae_jax.limits import CHANGEABLE as CHANGEABLE  # what a resumed run may change, asked for here
+from vae_jax.mistakes import Mistake
 
 
-class ConfigError(ValueError):
+class ConfigError(Mistake, ValueError):
     """One readable line: the field, its value, what is allowed."""
 
 

@@ -22,8 +22,10 @@ import zlib
 
 import numpy as np
 
+from vae_jax.mistakes import Mistake
 
-class DataError(ValueError):
+
+class DataError(Mistake, ValueError):
     """Data that cannot be had, in one line: what was looked for, where, and what to do."""
 
 

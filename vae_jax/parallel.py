@@ -19,10 +19,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vae_jax.mistakes import Mistake
+
 AXIS = "devices"
 
 
-class DeviceError(ValueError):
+class DeviceError(Mistake, ValueError):
     """One readable line: the numbers that do not divide, or the process that cannot go on."""
 
 

@@ -6,35 +6,33 @@ experiments/reproduce/published.json holds the published numbers: for each a lab
 and name under which the run's summary.json has ours. What has not been run is said to be so.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 from vae_jax import rundir, terminal
+from vae_jax.mistakes import Mistake, Parser, guarded
 
 PUBLISHED = "experiments/reproduce/published.json"
 
 
 def main():
     """Prints the table; a mistake is one line and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m vae_jax.published", description=__doc__.splitlines()[0])
+    parser = Parser("published", __doc__)
     parser.add_argument("--table", required=True, help=f"a table of {PUBLISHED}")
     parser.add_argument("--runs", required=True, help="the directory that holds the runs")
     parser.add_argument("--published", default=PUBLISHED, help=f"default: {PUBLISHED}")
     arguments = parser.parse_args()
-    try:
-        terminal.say(text(read(arguments.published, arguments.table), arguments.runs))
-    except (ValueError, OSError, rundir.RunError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    guarded(lambda: terminal.say(text(read(arguments.published, arguments.table), arguments.runs)))
 
 
 def read(path, name):
-    """One table of the file: {'source', 'columns', 'rows'}. Raises ValueError for a name that it does not have."""
-    tables = json.loads(Path(path).read_text())
+    """One table of the file: {'source', 'columns', 'rows'}. Raises Mistake for a name that it does not have."""
+    try:
+        tables = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise Mistake(f"{path} is not JSON: {error}") from error
     if name not in tables:
-        raise ValueError(f"--table={name}: {path} has {', '.join(tables)}")
+        raise Mistake(f"--table={name}: {path} has {', '.join(tables)}")
     return tables[name]
 
 

@@ -8,40 +8,25 @@ What was swept is found by comparing the configurations. Runs that differ in the
 standard error, number of seeds. Whatever is missing or not alike is said below the table.
 """
 
-import argparse
 import re
-import sys
 from pathlib import Path
 
 from vae_jax import fold, swept, tables
 from vae_jax.caveats import caveats
-from vae_jax.rundir import RunError, read_metrics
+from vae_jax.mistakes import Parser, fail, guarded
+from vae_jax.rundir import read_metrics
 
 TRADE = "rate-distortion"
 
 
-class Parser(argparse.ArgumentParser):
-    """Whose mistakes are one line."""
-
-    def error(self, message):
-        fail(message)
-
-
 def main(arguments=None) -> None:
     """Runs the command; every foreseen mistake becomes one line and exit status 2."""
-    sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end it where output is ASCII
     options = parser().parse_intermixed_args(arguments)
-    try:
-        (figures if options.figures else report)(options)
-    except (swept.FoldError, RunError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
+    guarded(lambda: (figures if options.figures else report)(options))
 
 
 def parser() -> Parser:
-    described = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = Parser("python -m vae_jax.report", allow_abbrev=False, **described)
+    parser = Parser("report", __doc__)
     listed = lambda text: [part for part in text.split(",") if part]
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument("--x", metavar="KEY", help="key of the configuration along the axis of the picture")
@@ -139,27 +124,16 @@ def figures(options) -> None:
     for flag, value in (("--x", options.x), ("--by", options.by), ("--y", options.y), ("--out", options.out)):
         if value:
             fail(f"{flag} belongs to a table and cannot go with --figures")
-    from vae_jax import checkpoint, data, modes, parallel  # jax's programs, which a table does without
-    from vae_jax.config import ConfigError
+    from vae_jax import modes  # jax's programs, which a table does without
 
-    foreseen = (checkpoint.CheckpointError, data.DataError, parallel.DeviceError, ConfigError)
     runs, notes = swept.read_runs(options.runs)
     for note in notes:
         print(f"note: {note}")
-    try:
-        for run in runs:
-            drawn = run.summary.get("figures") or modes.draw(run.path)
-            print(f"{run.path}: {', '.join(drawn)}", flush=True)
-    except foreseen as error:
-        fail(error)
+    for run in runs:
+        drawn = run.summary.get("figures") or modes.draw(run.path)
+        print(f"{run.path}: {', '.join(drawn)}", flush=True)
     if not runs:
         fail("no finished run")
-
-
-def fail(message, status=2) -> None:
-    """One line on stderr, and the end."""
-    print("error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ sigma: squared error, rate and active units of runs with a normal likelihood aga
 experiments/sweeps/prior_estimate.sh and sigma.sh train such runs.
 """
 
-import argparse
 import math
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from vae_jax import checkpoint, data, estimates, evaluate, modes, parallel, readings, rundir, terminal
+from vae_jax import estimates, evaluate, modes, parallel, readings, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import ConfigError
+from vae_jax.mistakes import Mistake, Parser, guarded
 
 SHOWN = 8  # images in a row
 MEASURED = {  # a number of the summary -> a panel's title
@@ -98,24 +97,21 @@ STUDIES = {"prior_estimate": prior_estimate, "sigma": sigma}
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        "python -m vae_jax.studies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("studies", __doc__)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture")
     given = parser.parse_intermixed_args(arguments)
-    out = Path(given.out)
-    foreseen = (ConfigError, data.DataError, rundir.RunError, checkpoint.CheckpointError, parallel.DeviceError, OSError)
-    try:
-        if out.suffix != ".png":
-            raise ConfigError(f"--out={out}: expected FILE.png")
-        figure = STUDIES[given.study](given.runs)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=120)
-    except foreseen as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    guarded(lambda: study(given.study, given.runs, Path(given.out)))
+
+
+def study(name, runs, out):
+    """Saves the picture of a study. Raises Mistake for what is no .png, and what the study refuses."""
+    if out.suffix != ".png":
+        raise Mistake(f"--out={out}: expected FILE.png")
+    figure = STUDIES[name](runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
     terminal.say(f"picture    {out}")
 
 

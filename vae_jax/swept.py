@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from vae_jax import rundir
 from vae_jax.config import default, in_groups
+from vae_jax.mistakes import Mistake
 
 # Differences in these are no setting of the model: where things lie, what is drawn, and cadences.
 ASIDE = ("figures", "gaps", "data.manual_dir", "data.data_dir", "eval.chunk_rows", "train.checkpoint_every")
@@ -13,7 +14,7 @@ ASIDE = ("figures", "gaps", "data.manual_dir", "data.data_dir", "eval.chunk_rows
 WITH_SEED = ("init_from", "inference.encoder_run", "eval.seed", "data.binarization_seed")
 
 
-class FoldError(ValueError):
+class FoldError(Mistake, ValueError):
     """Runs that make no table as asked; one readable line."""
 
 

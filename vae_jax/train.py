@@ -11,12 +11,13 @@ import numpy as np
 from vae_jax import checkpoint, evaluate, networks, parallel, processes, rundir, terminal
 from vae_jax import setup as setups
 from vae_jax.config import CHANGEABLE, default
+from vae_jax.mistakes import Mistake
 
 CODES = 10_000  # of an autoencoder, to which a mixture is fitted for its samples
 PAIRS = 20  # images beside their reconstructions
 
 
-class TrainingError(RuntimeError):
+class TrainingError(Mistake, RuntimeError):
     """One readable line: what stopped the run, and how to go on."""
 
 
