@@ -3,9 +3,9 @@
     python benchmarks/feeding.py                              # needs pip install -e '.[bench]'
     python benchmarks/feeding.py --name=mnist --data_dir=DIR  # and the records of a set that TFDS prepared there
 
-`mapped` is a memory-mapped .npy of 60,000 images of 28 x 28 bytes, `records` a set that TFDS prepared, PNGs read and
-decoded one by one. Both sides shuffle anew in every epoch and put batches on the device; Grain with as many threads as
-its name says. A unit of work is a batch.
+`mapped` is a memory-mapped .npy of 60,000 images of 28 x 28 bytes, `records` a set that TFDS prepared, which Grain
+takes from TFDS's own source, as its documentation has it. Both sides shuffle anew in every epoch and put batches on the
+device; Grain with as many threads as its name says. A unit of work is a batch.
 """
 
 import argparse
@@ -19,28 +19,19 @@ from side_by_side import Contender, deliver, ratio, serve, take_turns
 
 COUNT, BATCH, EPOCHS = 60_000, 128, 1000  # EPOCHS: more than a benchmark ever reads
 AHEAD = 10  # batches read ahead, by either
-THREADS = (1, 2, 16)  # of Grain; 16 is its default
+THREADS = (1, 2, 16)  # of Grain; 16 is its default, and the slowest where cores are few
 
 
-def mapped(folder, flags):
-    """Images as a memory-mapped file."""
-    return np.load(Path(folder) / "x_train.npy", mmap_mode="r")
-
-
-def records(folder, flags):
-    """The images of the training set that TFDS prepared, on disk."""
-    from vae_jax import prepared
-
-    builder = prepared.open_builder(flags.name, flags.data_dir, ())
-    return prepared.read_split(builder, "train", "host")[0]
-
-
-def ours(image):
+def ours(flags):
     """Windows of batches, one read ahead, as a run is fed."""
     import jax
 
-    from vae_jax import feed, parallel, streams
+    from vae_jax import feed, parallel, prepared, streams
 
+    if flags.images == "mapped":
+        image = np.load(flags.file, mmap_mode="r")
+    else:
+        image = prepared.read_split(prepared.open_builder(flags.name, flags.data_dir, ()), "train", "host")[0]
     source = feed.Source({"image": image}, jax.random.key(0), len(image), 8, BATCH)
     steps = EPOCHS * streams.steps_per_epoch(len(image), 8, BATCH)
     pieces = feed.pieces(0, steps, AHEAD, steps)
@@ -61,18 +52,18 @@ def ours(image):
 def grain(threads):
     """Grain's: shuffled, repeated, batched, read ahead by threads."""
 
-    def make(image):
+    def make(flags):
         import jax
         from grain.python import MapDataset, ReadOptions
 
-        class Source:
-            def __len__(self):
-                return len(image)
+        if flags.images == "mapped":
+            examples = MapDataset.source(np.load(flags.file, mmap_mode="r"))
+        else:
+            import tensorflow_datasets as tfds
 
-            def __getitem__(self, number):
-                return image[np.array([number])][0]
-
-        batches = MapDataset.source(Source()).seed(0).shuffle().repeat(EPOCHS).batch(BATCH)
+            source = tfds.builder(flags.name, data_dir=flags.data_dir).as_data_source(split="train")
+            examples = MapDataset.source(source).map(lambda record: record["image"])
+        batches = examples.seed(0).shuffle().repeat(EPOCHS).batch(BATCH)
         options = ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)
         steps = iter(batches.to_iter_dataset(options))
 
@@ -86,12 +77,11 @@ def grain(threads):
 
 
 FEEDERS = {"ours": ours, **{f"grain_{threads}": grain(threads) for threads in THREADS}}
-IMAGES = {"mapped": mapped, "records": records}
 
 
-def compare(images, folder, flags):
+def compare(images, file, flags):
     """Seconds of a batch of each feeder in every round."""
-    options = [f"--images={images}", f"--folder={folder}", f"--name={flags.name}", f"--data_dir={flags.data_dir}"]
+    options = [f"--images={images}", f"--file={file}", f"--name={flags.name}", f"--data_dir={flags.data_dir}"]
     command = lambda name: [sys.executable, __file__, f"--contender={name}", *options]
     count = flags.batches if images == "mapped" else max(1, flags.batches // 10)
     return take_turns([Contender(name, command(name), count) for name in FEEDERS], flags.rounds)
@@ -104,18 +94,20 @@ def main():
     parser.add_argument("--name", default="mnist", help="of the prepared set")
     parser.add_argument("--data_dir", default="", help="where TFDS prepared it")
     parser.add_argument("--out", help="FILE.json for all times")
-    for name, choices in (("contender", FEEDERS), ("images", IMAGES), ("folder", None)):
-        parser.add_argument(f"--{name}", choices=choices, help=argparse.SUPPRESS)
+    parser.add_argument("--images", default="mapped,records", help="what to read")
+    parser.add_argument("--contender", choices=FEEDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.contender:
-        serve(FEEDERS[flags.contender](IMAGES[flags.images](flags.folder, flags)))
+        serve(FEEDERS[flags.contender](flags))
         return
+    chosen = flags.images.split(",") if flags.data_dir else ["mapped"]
     rows, results = [], {}
     with tempfile.TemporaryDirectory() as folder:
         image = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28, 1), np.uint8)
         np.save(Path(folder) / "x_train.npy", image)
-        for images in IMAGES if flags.data_dir else ("mapped",):
-            times = results[images] = compare(images, folder, flags)
+        for images in chosen:
+            times = results[images] = compare(images, Path(folder) / "x_train.npy", flags)
             for name in times:
                 step, (middle, low, high) = np.median(times[name]), ratio(times, name, "ours")
                 spread = f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -3,9 +3,20 @@
 The environment is set before jax makes a backend, that is, before any test module is imported.
 """
 
+import importlib.metadata
 import os
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
+
+# A program that one test has compiled serves every other, the commands that tests start, and the next run of the suite.
+# With a limit to its size jax locks what processes share; small programs are not worth the lock.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{importlib.metadata.version('jaxlib')}"),
+)
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**31))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # On jax 0.10 and 0.11 virtual CPU devices share a pool of max(cores, devices) threads. Steps in flight can use it up,
 # and collectives then wait for one another until the process is aborted. A pool of twice the devices is a cure.
@@ -36,6 +47,13 @@ def pytest_collection_modifyitems(items):
     if not os.environ.get("VAE_JAX_MNIST"):
         for item in marked["data"]:
             item.add_marker(pytest.mark.skip(reason="needs VAE_JAX_MNIST=DIR, a directory of MNIST's files"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drops the compiled programs of a module, or a worker would hold 5 GB of them at the end."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

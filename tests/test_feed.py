@@ -147,6 +147,7 @@ def test_a_directory_of_npy_files_is_mapped_not_read(tmp_path):
 FIXED = {"data.binarization": "fixed"}
 
 
+@pytest.mark.slow
 def test_a_run_from_mapped_files_by_the_command(tmp_path):
     """Trained from the host by itself, and with the data on the devices: placement is no part of a run's identity."""
     write_files(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax import config as configs
-from vae_jax import modes, rundir, train
+from vae_jax import modes, rundir
 
 FEW = {
     "gaps.num_examples": 12,
@@ -24,12 +24,8 @@ FEW = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = configs.from_experiment("experiments/digits.py", "quick")
-    config.model.hidden, config.train.epochs, config.eval.num_samples = (16,), 4, 20
-    workdir = tmp_path_factory.mktemp("gaps") / "run"
-    train.train(configs.validate(config), workdir, 1)
-    return workdir
+def run(small_run):
+    return small_run("run", {"train.epochs": 4})
 
 
 def test_gaps_of_a_run_are_printed_saved_and_drawn(run, capsys):

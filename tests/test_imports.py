@@ -36,7 +36,7 @@ ALLOWED = {
     "objectives": {"distributions", "elbo", "importance"},
     # the floor above the mathematics, except that inference is handed its bound and knows no ELBO
     **dict.fromkeys(NOUNS - {"inference", "data", "config", "networks"}, MATHS | {"mistakes"}),
-    "mistakes": set(),
+    "mistakes": {"rundir"},
     "inference": {"distributions"},
     "data": MATHS | {"files", "prepared"},  # the reading halves of data
     "prepared": {"files"},

@@ -28,6 +28,7 @@ def test_prior_estimate_of_two_runs(run, tmp_path, capsys):
     assert out.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_sigma_of_two_runs(run, tmp_path, capsys):
     """The numbers are the summaries'; the learned sigma is the model's."""
     out = tmp_path / "sigma.png"

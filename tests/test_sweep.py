@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from jax.experimental.compilation_cache import compilation_cache
 
 from vae_jax import checkpoint, command, members, parallel, rundir, sweep, train
 from vae_jax import config as configs
@@ -22,23 +21,6 @@ pytestmark = [
     pytest.mark.usefixtures("quick_compiler"),
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections on Python 3.11
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_program_compiled_once(tmp_path_factory):
-    """Through jax's cache: the runs of a sweep share programs, the runs beside it should too."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 SMALL = {
@@ -85,7 +67,7 @@ def train_alone(wanted):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, quick_compiler, each_program_compiled_once):
+def alone(tmp_path_factory, quick_compiler):
     """The four runs of GRID, made one by one. Nobody writes into them."""
     return train_alone(members_in(tmp_path_factory.mktemp("alone"), *GRID))
 

@@ -3,9 +3,11 @@
 import argparse
 import sys
 
+from vae_jax.rundir import RunError
+
 
 class Mistake(Exception):
-    """The base of all errors that the modules raise for a person to read."""
+    """The base of the errors that the modules raise for a person to read, but for RunError: rundir.py stands alone."""
 
 
 def guarded(action, interrupted="interrupted"):
@@ -13,7 +15,7 @@ def guarded(action, interrupted="interrupted"):
     sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
     try:
         return action()
-    except (Mistake, OSError) as error:  # an OSError: what cannot be read or written, and why
+    except (Mistake, RunError, OSError) as error:  # an OSError: what cannot be read or written, and why
         fail(error)
     except KeyboardInterrupt:
         fail(interrupted, status=130)

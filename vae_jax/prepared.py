@@ -33,7 +33,8 @@ class Records:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        return self.read(self.first + np.arange(len(self))[rows])
+        numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
+        return self.read(self.first + numbers)
 
     def cut(self, rows):
         """The records of a slice without a step, which are not read."""

@@ -31,8 +31,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.mistakes import Mistake
-
 CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
 METRICS, SUMMARY, REPORT, FIGURES = "metrics.jsonl", "summary.json", "report.html", "figures"
 # All that a run killed before its config.json was in place can have left behind.
@@ -43,7 +41,7 @@ _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 _SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL")
 
 
-class RunError(Mistake, ValueError):
+class RunError(ValueError):
     """A run directory that cannot be used as asked; the message is one readable line."""
 
 
