@@ -9,15 +9,6 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-# A program that one test has compiled serves every other, the commands that tests start, and the next run of the suite.
-# With a limit to its size jax locks what processes share; small programs are not worth the lock.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{importlib.metadata.version('jaxlib')}"),
-)
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**31))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
 # On jax 0.10 and 0.11 virtual CPU devices share a pool of max(cores, devices) threads. Steps in flight can use it up,
 # and collectives then wait for one another until the process is aborted. A pool of twice the devices is a cure.
 os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "16"
@@ -27,6 +18,15 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+
+# A program that one test has compiled serves every other, and the next run of the suite. With a limit to its size jax
+# locks what processes share; small programs are not worth the lock. Commands that tests start do without: some are
+# killed, and jax does not write entries whole or not at all.
+if not jax.config.jax_compilation_cache_dir:
+    folder = pathlib.Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{importlib.metadata.version('jaxlib')}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", 2**31)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 try:
     jax.config.update("jax_num_cpu_devices", 8)
