@@ -53,7 +53,7 @@ ALLOWED = {
     "families": MATHS | NOUNS,
     "model": MATHS | NOUNS | {"families"},
     **dict.fromkeys(DONE_WITH_A_MODEL, BELOW),
-    "rundir": BELOW | {"page"},
+    "rundir": {"page"},  # stands alone: a copy of the file reads runs
     "gaps": BELOW | {"evaluate", "ais", "figures", "terminal"},
     "posteriors": BELOW | {"evaluate"},
     "estimators": BELOW | {"figures", "terminal"},
