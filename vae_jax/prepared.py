@@ -46,32 +46,35 @@ def read_split(builder, split, placement):
     """(image, label or None, None) of a split, in TFDS's order. Raises DataError for what cannot be read.
 
     `placement`, that of config.data: 'host' leaves the images on disk, 'device' reads them, 'auto' leaves them if they
-    would take more than half of this machine's memory. Labels are read at once; that is a pass over the files.
+    would take more than half of this machine's memory. Labels are read at once, which is a pass over the files.
     """
     with readable(builder, split):
         source = builder.as_data_source(split=split)
         one = source[0]["image"]
     shape = (len(source), *one.shape)
     too_large = math.prod(shape) * one.itemsize > SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    image, label = make_read(builder, split, source, "image"), None
-    if getattr(dict(builder.info.features).get("label"), "num_classes", None) is not None:
-        label = make_read(builder, split, source, "label")(np.arange(len(source))).astype(np.int32)
-    if placement == "host" or (placement == "auto" and too_large):
-        return Records(image, shape, one.dtype), label, None
-    return image(np.arange(len(source))), label, None
+    stays = placement == "host" or (placement == "auto" and too_large)
+    has_label = getattr(dict(builder.info.features).get("label"), "num_classes", None) is not None
+    names = [name for name, wanted in (("image", not stays), ("label", has_label)) if wanted]
+    found = make_read(builder, split, source, names)(np.arange(len(source))) if names else {}
+    if stays:
+        read = make_read(builder, split, source, ["image"])
+        found["image"] = Records(lambda numbers: read(numbers)["image"], shape, one.dtype)
+    return found["image"], found["label"].astype(np.int32) if has_label else None, None
 
 
-def make_read(builder, split, source, feature):
-    """read(numbers [n]) -> one feature of those records `[n, ...]`, the others not decoded. Raises DataError."""
+def make_read(builder, split, source, names):
+    """read(numbers [n]) -> {name: `[n, ...]`} of those records, no other feature decoded. Raises DataError."""
     import tensorflow_datasets as tfds
 
-    alone = tfds.features.FeaturesDict({feature: builder.info.features[feature]})
+    features = tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})
 
     def read(numbers):
         parts = np.split(numbers, range(CHUNK, len(numbers), CHUNK))
         with readable(builder, split):
             raw = (record for part in parts for record in source.data_source.__getitems__(part.tolist()))
-            return np.stack([alone.deserialize_example_np(record)[feature] for record in raw])
+            records = [features.deserialize_example_np(record) for record in raw]
+            return {name: np.stack([record[name] for record in records]) for name in names}
 
     return read
 

@@ -102,12 +102,10 @@ SHARE = 0.5  # of the devices' free memory that training data may take
 
 def stays_on_host(setup):
     """Whether training data are fed from the host: as `config.data.placement` says, 'auto' if they are too large."""
-    placement = setup.config.data.placement
-    if isinstance(setup.dataset.train.image, data.Records):
-        return True
+    placement, on_disk = setup.config.data.placement, isinstance(setup.dataset.train.image, data.Records)
     free = parallel.free_bytes(setup.mesh)
     too_large = free is not None and feed.size_of(training_arrays(setup)) > SHARE * free * setup.mesh.size
-    return placement == "host" or (placement == "auto" and too_large)
+    return placement == "host" or (placement == "auto" and (on_disk or too_large))
 
 
 def make_advance(setup, done, on_host):
