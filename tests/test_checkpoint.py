@@ -257,8 +257,11 @@ while True:
 
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
-    delays, saved = np.random.default_rng(0).uniform(0.05, 0.8, 12), 0
+    """Twelve times, and on a machine so busy that few saves come to an end more often, 60 times at most."""
+    delays, saved = np.random.default_rng(0).uniform(0.05, 0.8, 60), 0
     for trial, delay in enumerate(delays):
+        if trial >= 12 and saved > 12:
+            break
         command = [sys.executable, "-W", "error", "-c", KILLED, str(tmp_path), str(int(trial % 4 == 3))]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             first = process.stdout.readline()
@@ -267,4 +270,4 @@ def test_killed_at_any_moment(tmp_path):
             output, errors = process.communicate()
         assert first.startswith("restored") and int(first.split()[1]) >= saved, errors
         saved = max([saved, *(int(line.split()[1]) for line in output.splitlines() if line.startswith("saved "))])
-    assert saved >= 6  # of nine starts that go on: even on a busy machine most come to save
+    assert saved > 12
