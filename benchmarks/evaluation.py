@@ -20,6 +20,8 @@ from networks import NETWORKS, binary_images, decoding_flop, shapes
 from rows import resident
 from side_by_side import Contender, deliver, ratio, serve, take_turns
 
+from vae_jax.keys import split_keys
+
 NETWORK, SAMPLES, CHUNK = "table1", 5000, 2500
 IMAGES = {"pythae": 1}  # in a round; the others take --images
 
@@ -29,24 +31,26 @@ def ours():
     import jax
 
     from vae_jax import config as configs
-    from vae_jax import data, evaluate
-    from vae_jax.model import make_model
-    from vae_jax.parallel import HERE
+    from vae_jax.data import datasets
+    from vae_jax.evaluation import bounds
+    from vae_jax.evaluation import examples as examples_module
+    from vae_jax.models.model import make_model
+    from vae_jax.parallel.devices import HERE
 
     config = configs.default()
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS[NETWORK]
     config.eval.num_samples, config.eval.chunk_rows = SAMPLES, CHUNK
     config = configs.validate(config)
-    info = data.Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
+    info = datasets.Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
     model = make_model(config, info)
     image = binary_images(1000).reshape(-1, 28, 28, 1).astype(np.float32)
     params, _ = model.init(jax.random.key(0), image)
 
     def run(count):
-        examples = {"image": image[:count], "key": evaluate.split_keys(0, "test", count)}
-        examples["rows"] = evaluate.find_rows(model, params, examples, config.eval, HERE)
+        examples = {"image": image[:count], "key": split_keys(0, "test", count)}
+        examples["rows"] = examples_module.find_rows(model, params, examples, config.eval, HERE)
         quiet = lambda done: None
-        evaluate.likelihood_numbers(model, params, examples, info.event_shape, config.eval, HERE, quiet)
+        bounds.likelihood_numbers(model, params, examples, info.event_shape, config.eval, HERE, quiet)
 
     return run
 

@@ -26,16 +26,18 @@ def ours(flags):
     """Windows of batches, one read ahead, as a run is fed."""
     import jax
 
-    from vae_jax import feed, parallel, prepared, streams
+    from vae_jax.data import feed, tfds
+    from vae_jax.data import order as streams
+    from vae_jax.parallel import devices
 
     if flags.images == "mapped":
         image = np.load(flags.file, mmap_mode="r")
     else:
-        image = prepared.read_split(prepared.open_builder(flags.name, flags.data_dir, ()), "train", "host")[0]
+        image = tfds.read_split(tfds.open_builder(flags.name, flags.data_dir, ()), "train", "host")[0]
     source = feed.Source({"image": image}, jax.random.key(0), len(image), 8, BATCH)
     steps = EPOCHS * streams.steps_per_epoch(len(image), 8, BATCH)
     pieces = feed.pieces(0, steps, AHEAD, steps)
-    windows = feed.read_ahead(feed.make_load(source, parallel.make_mesh(1)), pieces)
+    windows = feed.read_ahead(feed.make_load(source, devices.make_mesh(1)), pieces)
     left = 0
 
     def run(count):

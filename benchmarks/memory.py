@@ -31,11 +31,15 @@ def peak(batch, samples, examples):
     import jax
 
     from vae_jax import config as configs
-    from vae_jax import data, evaluate, parallel
-    from vae_jax import setup as setups
-    from vae_jax.model import make_model
-    from vae_jax.optimizer import make_optimizer
-    from vae_jax.streams import steps_per_epoch
+    from vae_jax.data import datasets
+    from vae_jax.data.order import steps_per_epoch
+    from vae_jax.evaluation import bounds
+    from vae_jax.evaluation import examples as examples_module
+    from vae_jax.models.model import make_model
+    from vae_jax.parallel import devices
+    from vae_jax.training import program
+    from vae_jax.training import setup as setups
+    from vae_jax.training.optimizer import make_optimizer
 
     jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # the compiler is there before the count begins
     before = resident("VmRSS")
@@ -45,23 +49,23 @@ def peak(batch, samples, examples):
     config.objective.name, config.objective.num_samples = "iwae", samples
     config = configs.validate(config)
     image = binary_images(examples).reshape(-1, 28, 28, 1)
-    dataset = data.assemble("synthetic", *[data.Split(image[:n]) for n in (examples, 1, 100)], {}, (0.0, 1.0))
+    dataset = datasets.assemble("synthetic", *[datasets.Split(image[:n]) for n in (examples, 1, 100)], {}, (0.0, 1.0))
     epoch_steps = steps_per_epoch(examples, configs.num_streams(config), batch)
     parts = (
         make_model(config, dataset.info),
         make_optimizer(config.optimizer),
         setups.preparation(config, dataset.info),
     )
-    setup = setups.Setup(config, dataset, *parts, parallel.make_mesh(1), epoch_steps, epoch_steps)
+    setup = setups.Setup(config, dataset, *parts, devices.make_mesh(1), epoch_steps, epoch_steps)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    hyper = parallel.put_replicated(setup.mesh, setups.hyperparameters(config))
-    arrays, state = setups.training_data(setup), setups.make_init(setup)()
-    state, _ = jax.block_until_ready(setups.make_program(setup)(min(epoch_steps, 20))(hyper, state, arrays))
+    hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))
+    arrays, state = program.training_data(setup), setups.make_init(setup)()
+    state, _ = jax.block_until_ready(program.make_program(setup)(min(epoch_steps, 20))(hyper, state, arrays))
     steps = resident("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
-    chosen = setups.with_rows(setup, state.params, setups.evaluation_examples(setup, "test"))
-    shape, spread = dataset.info.event_shape, parallel.HERE
-    evaluate.likelihood_numbers(setup.model, state.params, chosen, shape, config.eval, spread, lambda done: None)
+    chosen = examples_module.with_rows(setup, state.params, examples_module.evaluation_examples(setup, "test"))
+    shape, spread = dataset.info.event_shape, devices.HERE
+    bounds.likelihood_numbers(setup.model, state.params, chosen, shape, config.eval, spread, lambda done: None)
     return steps, resident("VmHWM") - before
 
 

@@ -23,12 +23,14 @@ import jax
 import numpy as np
 
 from vae_jax import config as configs
-from vae_jax import data, parallel
-from vae_jax import setup as setups
-from vae_jax.model import make_model
-from vae_jax.networks import count
-from vae_jax.optimizer import make_optimizer
-from vae_jax.streams import steps_per_epoch
+from vae_jax.data import datasets
+from vae_jax.data.order import steps_per_epoch
+from vae_jax.models.model import make_model
+from vae_jax.models.networks import count
+from vae_jax.parallel import devices
+from vae_jax.training import setup as setups
+from vae_jax.training.optimizer import make_optimizer
+from vae_jax.training.program import make_program, training_data
 
 SHORT, LONG = 40, 240  # steps of the two windows
 CLOCKS = ("wall", "cpu")  # the second hardly sees what else the machine does
@@ -42,11 +44,11 @@ def make_setup(num_rows):
     config.data.binarization, config.inference.kind, config.model.latent_dim = "fixed", "per_datapoint", 20
     config.train.epochs = 1000
     config = configs.validate(config)
-    draw = lambda n: data.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
-    dataset = data.assemble("synthetic", draw(num_rows), draw(100), draw(100), {}, (0.0, 1.0))
+    draw = lambda n: datasets.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
+    dataset = datasets.assemble("synthetic", draw(num_rows), draw(100), draw(100), {}, (0.0, 1.0))
     model, optimizer = make_model(config, dataset.info), make_optimizer(config.optimizer)
     epoch_steps = steps_per_epoch(num_rows, configs.num_streams(config), config.train.batch_size)
-    prepare, mesh = setups.preparation(config, dataset.info), parallel.make_mesh(1)
+    prepare, mesh = setups.preparation(config, dataset.info), devices.make_mesh(1)
     return setups.Setup(config, dataset, model, optimizer, prepare, mesh, epoch_steps, 1000 * epoch_steps)
 
 
@@ -55,8 +57,8 @@ class Run:
 
     def __init__(self, num_rows):
         self.setup = make_setup(num_rows)
-        self.program, self.arrays = setups.make_program(self.setup), setups.training_data(self.setup)
-        self.hyper = parallel.put_replicated(self.setup.mesh, setups.hyperparameters(self.setup.config))
+        self.program, self.arrays = make_program(self.setup), training_data(self.setup)
+        self.hyper = devices.put_replicated(self.setup.mesh, setups.hyperparameters(self.setup.config))
 
     def start(self):
         self.state = jax.block_until_ready(setups.make_init(self.setup)())

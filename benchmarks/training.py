@@ -25,11 +25,13 @@ def ours(network, batch, binarization="none"):
     import jax
 
     from vae_jax import config as configs
-    from vae_jax import data, parallel
-    from vae_jax import setup as setups
-    from vae_jax.model import make_model
-    from vae_jax.optimizer import make_optimizer
-    from vae_jax.streams import steps_per_epoch
+    from vae_jax.data import datasets
+    from vae_jax.data.order import steps_per_epoch
+    from vae_jax.models.model import make_model
+    from vae_jax.parallel import devices
+    from vae_jax.training import program as program_module
+    from vae_jax.training import setup as setups
+    from vae_jax.training.optimizer import make_optimizer
 
     config = configs.default()
     config.data.binarization = binarization
@@ -39,8 +41,8 @@ def ours(network, batch, binarization="none"):
     image = binary_images(COUNT).reshape(-1, 28, 28, 1)
     grey = image * np.random.default_rng(1).integers(1, 256, image.shape, np.uint8)
     image, value_range = (grey, (0.0, 255.0)) if binarization == "dynamic" else (image, (0.0, 1.0))
-    dataset = data.assemble(
-        "synthetic", data.Split(image), data.Split(image[:1]), data.Split(image[:1]), {}, value_range
+    dataset = datasets.assemble(
+        "synthetic", datasets.Split(image), datasets.Split(image[:1]), datasets.Split(image[:1]), {}, value_range
     )
     epoch_steps = steps_per_epoch(COUNT, configs.num_streams(config), batch)
     parts = (
@@ -48,9 +50,9 @@ def ours(network, batch, binarization="none"):
         make_optimizer(config.optimizer),
         setups.preparation(config, dataset.info),
     )
-    setup = setups.Setup(config, dataset, *parts, parallel.make_mesh(1), epoch_steps, 100 * epoch_steps)
-    program, arrays = setups.make_program(setup), setups.training_data(setup)
-    hyper = parallel.put_replicated(setup.mesh, setups.hyperparameters(config))
+    setup = setups.Setup(config, dataset, *parts, devices.make_mesh(1), epoch_steps, 100 * epoch_steps)
+    program, arrays = program_module.make_program(setup), program_module.training_data(setup)
+    hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))
     state = setups.make_init(setup)()
 
     def run(steps):

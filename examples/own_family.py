@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import config as configs
-from vae_jax import families, networks, objectives
-from vae_jax.distributions import distribution, typed
-from vae_jax.elbo import elbo_fn, importance_bound
+from vae_jax.distributions.basic import distribution, typed
+from vae_jax.models import families, networks
+from vae_jax.objectives.elbo import elbo_fn, importance_bound
+from vae_jax.objectives.loss import OBJECTIVES, Objective
 
 
 @distribution("loc", "log_scale")
@@ -90,7 +91,7 @@ def skip_decoder(config, event_shape, num_outputs):
 
 
 families.POSTERIORS["laplace"] = laplace_posterior
-objectives.OBJECTIVES["truncated"] = objectives.Objective(truncated)
+OBJECTIVES["truncated"] = Objective(truncated)
 networks.NETWORKS["skip"] = networks.Architecture(skip_encoder, skip_decoder)
 for key, name in {
     "model.posterior": "laplace",

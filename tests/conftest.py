@@ -68,7 +68,7 @@ def quick_compiler():
 def small_run(tmp_path_factory, quick_compiler):
     """small_run(name, changes) -> the directory of a small trained run on digits, trained once for each module."""
     from vae_jax import config as configs
-    from vae_jax import train
+    from vae_jax.training import train
 
     made = {}
 

@@ -5,7 +5,11 @@ import math
 import pytest
 
 from vae_jax import config as configs
-from vae_jax import data, inference, model, networks, objectives, optimizer
+from vae_jax.data import datasets
+from vae_jax.errors import ConfigError
+from vae_jax.models import families, inference, networks
+from vae_jax.objectives.loss import OBJECTIVES
+from vae_jax.training import optimizer
 
 
 def config_with(field, value):
@@ -19,7 +23,7 @@ def config_with(field, value):
 
 
 def refusal(config):
-    with pytest.raises(configs.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         configs.validate(config)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 240
@@ -148,13 +152,13 @@ def test_pairs_that_cannot_work_name_both_and_a_way_on(settings, named):
         ("model.encoder", networks.NETWORKS),
         ("model.decoder", networks.NETWORKS),
         ("model.activation", networks.ACTIVATIONS),
-        ("model.posterior", model.POSTERIORS),
-        ("model.prior", model.PRIORS),
-        ("model.likelihood", model.LIKELIHOODS),
+        ("model.posterior", families.POSTERIORS),
+        ("model.prior", families.PRIORS),
+        ("model.likelihood", families.LIKELIHOODS),
         ("inference.kind", inference.INFERENCES),
         ("inference.start", {**inference.STARTS, "encoder": "the rows of another run's encoder"}),
-        ("objective.name", objectives.OBJECTIVES),
-        ("data.condition", {**data.CONDITIONS, "none": "as it comes"}),
+        ("objective.name", OBJECTIVES),
+        ("data.condition", {**datasets.CONDITIONS, "none": "as it comes"}),
         ("optimizer.name", optimizer.OPTIMIZERS),
         ("optimizer.schedule", optimizer.SCHEDULES),
     ],
@@ -181,5 +185,5 @@ def test_the_number_of_streams(batch_size, streams, expected):
 
 def test_an_unknown_variant_names_those_there_are():
     assert configs.by_variant("quick", {"": 1, "quick": 2}) == 2
-    with pytest.raises(configs.ConfigError, match="variant 'quik' of --config: expected one of quick, slow"):
+    with pytest.raises(ConfigError, match="variant 'quik' of --config: expected one of quick, slow"):
         configs.by_variant("quik", {"": 1, "quick": 2, "slow": 3})

@@ -1,12 +1,6 @@
-"""Who may import whom, read from the source, and what `from vae_jax import elbo_fn` loads.
+"""Which folder may import which, read from the source, and what `from vae_jax import elbo_fn` loads.
 
-Imports go down only:
-
-    main   sweep   codec   report   compare          commands
-    train -> setup -> evaluate, gaps, figures, rundir    what is done with a model
-    step, model                                      wire functions together
-    inference networks data checkpoint ...           one noun each; they do not know one another
-    objectives -> importance -> elbo -> distributions    the mathematics: jax and nothing else
+The table is the architecture: an arrow that is not in it is an error, and so is a circle of files inside a folder.
 """
 
 import ast
@@ -17,164 +11,137 @@ import sys
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parent.parent / "vae_jax"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+PACKAGE = pathlib.Path(__file__).parents[1] / "vae_jax"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-MATHS = {"distributions", "gaussians", "likelihoods", "elbo", "importance", "objectives"}
-NOUNS = {"inference", "networks", "flows", "data", "checkpoint", "parallel", "config", "streams", "optimizer"}
-DONE_WITH_A_MODEL = {"evaluate", "ais", "gaps", "figures", "rundir"}
-COMMANDS = {"main", "sweep", "codec", "report", "published", "command"}  # command: what they share
-BELOW = MATHS | NOUNS | {"families", "model", "step", "mistakes"}
+FOUNDATIONS = {"config", "keys", "errors", "console"}  # import nothing of ours but one another
+COMMANDS = {"commands", "main", "sweep", "report"}  # import anything
 
-# module -> the modules of this package it may import. A new module is added here, where DESIGN.md section 1 puts it.
-ALLOWED = {
+# folder -> the folders it may import, beside the foundations
+MAY_IMPORT = {
     "distributions": set(),
-    "gaussians": {"distributions"},
-    "likelihoods": {"distributions"},
-    "elbo": {"distributions"},
-    "importance": {"elbo"},
-    "objectives": {"distributions", "elbo", "importance"},
-    # the floor above the mathematics, except that inference is handed its bound and knows no ELBO
-    **dict.fromkeys(NOUNS - {"inference", "data", "config", "networks"}, MATHS | {"mistakes"}),
-    "mistakes": {"rundir"},
-    "inference": {"distributions"},
-    "data": MATHS | {"files", "prepared"},  # the reading halves of data
-    "prepared": {"files"},
-    "config": MATHS | {"pairs", "limits", "mistakes"},  # pairs: the combinations it refuses, as a table
-    "networks": MATHS | {"convolution"},
-    "convolution": set(),
-    "pairs": set(),
-    "limits": set(),
-    "parts": MATHS,
-    "files": {"mistakes"},
-    "page": set(),
-    "terminal": set(),
-    "step": MATHS | {"parallel", "streams", "inference"},
-    "families": MATHS | NOUNS,
-    "model": MATHS | NOUNS | {"families"},
-    **dict.fromkeys(DONE_WITH_A_MODEL, BELOW),
-    "rundir": {"page"},  # stands alone: a copy of the file reads runs
-    "gaps": BELOW | {"evaluate", "ais", "figures", "terminal"},
-    "posteriors": BELOW | {"evaluate"},
-    "estimators": BELOW | {"figures", "terminal"},
-    "aggregate": BELOW | {"evaluate"},
-    "compilation": set(),
-    "feed": {"parallel", "streams"},
-    "processes": {"parallel"},
-    "latents": BELOW,
-    "pictures": {"figures"},
-    "panels": {"figures"},
-    "continuity": set(),
-    "arrays": BELOW | DONE_WITH_A_MODEL | {"setup", "files"},
-    "examine": BELOW
-    | DONE_WITH_A_MODEL
-    | {"setup", "train", "aggregate", "latents", "pictures", "generate", "readings", "estimates", "outside"},
-    "modes": BELOW
-    | DONE_WITH_A_MODEL
-    | {"setup", "terminal", "posteriors", "arrays", "examine", "train", "estimators"},
-    "swept": {"rundir", "config", "mistakes"},
-    "fold": {"swept"},
-    "caveats": {"swept", "fold", "rundir", "config"},
-    "tables": {"swept", "fold", "terminal"},
-    "charts": {"swept", "fold", "tables", "figures"},
-    "subjects": BELOW | DONE_WITH_A_MODEL | {"setup", "modes", "examine"},
-    "compare": BELOW | DONE_WITH_A_MODEL | {"terminal", "files", "continuity", "latents", "subjects", "panels"},
-    "readings": {"figures"},
-    "outside": set(),
-    "estimates": BELOW | {"evaluate"},
-    "studies": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "modes", "readings", "estimates"},
-    "setup": BELOW | DONE_WITH_A_MODEL | {"feed", "parts"},
-    "train": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "generate", "processes"},
-    "members": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "train"},
-    "generate": BELOW | {"evaluate", "figures", "pictures"},
-    "completions": BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "modes", "generate", "pictures"},
-    **dict.fromkeys(COMMANDS, BELOW | DONE_WITH_A_MODEL | {"setup", "terminal", "page", "files", "train", "modes"}),
-    "report": BELOW | {"rundir", "modes", "swept", "fold", "caveats", "tables", "charts"},
-    "main": BELOW | DONE_WITH_A_MODEL | {"command", "processes", "setup", "terminal", "train", "modes"},
-    "sweep": BELOW | DONE_WITH_A_MODEL | {"command", "terminal", "members"},
-    "command": {"config", "compilation", "mistakes"},
-    "__init__": MATHS,
+    "parallel": set(),
+    "plotting": set(),
+    "objectives": {"distributions"},
+    "models": {"distributions"},
+    "data": {"parallel"},
+    "runs": {"data", "models"},
+    "evaluation": {"data", "models", "objectives", "parallel", "distributions"},
 }
+MAY_IMPORT["training"] = {"runs", "evaluation"} | MAY_IMPORT["runs"] | MAY_IMPORT["evaluation"]
+MAY_IMPORT["reports"] = {"evaluation", "runs", "data", "models", "plotting"}
+MAY_IMPORT |= {"__init__": {"distributions", "objectives"}}
 
-# package -> the modules that may know of it; None is any but the mathematics
+# outside package -> the folders or files that may know of it; None is any but the mathematics
 OUTSIDE = {
-    "flax": {"networks"},
-    "orbax": {"checkpoint"},
-    "matplotlib": {"figures", "gaps", "posteriors", "pictures", "charts", "readings", "panels", "estimators"},
-    "tensorflow_datasets": {"files", "prepared"},
-    "scipy": {"fold"},  # which jax and scikit-learn bring
-    "sklearn": {"data", "files", "evaluate", "aggregate", "continuity", "subjects"},
-    "tensorboardX": {"rundir"},
-    "ml_collections": {"config"} | COMMANDS,
-    "absl": COMMANDS,
-    "blackjax": {"ais"},
-    "constriction": {"codec"},
-    "optax": {"optimizer", "inference", "step", "ais", "gaps"},
-    "PIL": {"rundir", "figures"},
-    "tqdm": {"terminal"},
+    "flax": {"models/networks.py"},
+    "orbax": {"runs/checkpoint.py"},
+    "matplotlib": {"plotting", "reports/charts.py"},
+    "tensorflow_datasets": {"data"},
+    "scipy": {"reports/statistics.py"},  # which jax and scikit-learn bring
+    "sklearn": {"data", "evaluation"},
+    "tensorboardX": {"runs/directory.py"},
+    "ml_collections": {"config.py", "commands", "sweep.py"},
+    "absl": {"commands", "main.py", "sweep.py"},
+    "blackjax": {"evaluation/ais.py"},
+    "optax": {"models/inference.py", "training"},
+    "PIL": {"runs/directory.py"},
+    "tqdm": {"console.py"},
     "numpy": None,
     "jax": None,
 }
+MATHEMATICS = ("distributions/", "objectives/", "__init__.py", "keys.py")  # jax and nothing else
 
 
-def imports_of(source):
+def imports_of(source, package="vae_jax"):
     """Every module a source file imports, in full, at the top or inside a function, an attribute's name included.
 
-    `from vae_jax import elbo` names vae_jax.elbo, a relative import the same.
+    `from vae_jax.objectives import elbo` names vae_jax.objectives.elbo; a relative import counts from `package`.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, ["vae_jax" * bool(node.level), node.module]))
+            parent = package.rsplit(".", node.level - 1)[0] if node.level else None
+            module = ".".join(filter(None, [parent, node.module]))
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def split_imports(source):
-    """(modules of this package, top-level packages outside it and the standard library) that a source file imports."""
-    names = [name.split(".") for name in imports_of(source)]
-    inside = {parts[1] if len(parts) > 1 else "__init__" for parts in names if parts[0] == "vae_jax"}
-    outside = {parts[0] for parts in names} - {"vae_jax"} - set(sys.stdlib_module_names)
-    return inside, outside
+def split_imports(file):
+    """(files of this package, top-level packages outside it and the standard library) that a file imports."""
+    inside, outside = set(), set()
+    package = ".".join(["vae_jax", *pathlib.PurePath(file).parent.parts])
+    for name in imports_of((PACKAGE / file).read_text(), package):
+        top, *rest = name.split(".")
+        if top != "vae_jax":
+            outside.add(top)
+            continue
+        found = [n for n in range(len(rest), -1, -1) if module_file(rest[:n])]
+        inside.add(module_file(rest[: found[0]]))
+    return inside, outside - set(sys.stdlib_module_names)
+
+
+def module_file(parts):
+    """The file of a module of this package, None where there is no such module."""
+    path = "/".join(parts)
+    candidates = [f"{path}.py", f"{path}/__init__.py"] if path else ["__init__.py"]
+    return next((file for file in candidates if (PACKAGE / file).exists()), None)
+
+
+def folder(file):
+    """'models' for 'models/model.py', 'main' for 'main.py'."""
+    return file.partition("/")[0].removesuffix(".py")
+
+
+def within(file, places):
+    return places is None or any(file == place or folder(file) == place for place in places)
 
 
 def test_imports_are_read_as_written():
     source = """
 import os, jax.numpy as jnp
-import vae_jax.elbo
-from vae_jax import files as f, page
-from vae_jax.data import DataError
+import vae_jax.objectives.elbo
+from vae_jax.data import files as f, feed
 from . import step
-from .model import make_model
+from ..runs import load
 def late():
     from flax import linen
 """
-    assert split_imports(source) == ({"elbo", "files", "page", "data", "step", "model"}, {"jax", "flax"})
-    assert split_imports("from vae_jax import elbo_fn")[0] == {"elbo_fn"}  # a name of the package itself, not a module
+    assert set(imports_of(source, "vae_jax.training")) == {
+        *("os", "jax.numpy", "vae_jax.objectives.elbo", "vae_jax.data.files", "vae_jax.data.feed"),
+        *("vae_jax.training.step", "vae_jax.runs.load", "flax.linen"),
+    }
+    assert module_file(["objectives", "elbo"]) == "objectives/elbo.py" and module_file(["elbo_fn"]) is None
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down(module):
-    assert module in ALLOWED, f"vae_jax/{module}.py is new: say in tests/test_imports.py what it may import"
-    inside, outside = split_imports((PACKAGE / f"{module}.py").read_text())
-    assert inside <= ALLOWED[module], f"{module} may not import {sorted(inside - ALLOWED[module])}"
-    assert outside <= set(OUTSIDE), f"{module}: say in tests/test_imports.py who may import {outside - set(OUTSIDE)}"
-    for package in outside:
-        assert OUTSIDE[package] is None or module in OUTSIDE[package], f"{module} may not import {package}"
-    if module in MATHS | {"__init__"}:
-        assert outside <= {"jax"}, f"{module} imports jax and nothing else"
+@pytest.mark.parametrize("file", FILES)
+def test_folders_import_what_the_table_says(file):
+    own = folder(file)
+    inside, outside = split_imports(file)
+    if own in FOUNDATIONS:
+        assert {folder(f) for f in inside} <= FOUNDATIONS, f"{file} imports {inside}: foundations import one another"
+    elif own not in COMMANDS:
+        assert own in MAY_IMPORT, f"{own}/ is new: say in tests/test_imports.py what it may import"
+        wrong = {f for f in inside if folder(f) not in MAY_IMPORT[own] | FOUNDATIONS | {own, "__init__"}}
+        assert not wrong, f"{file} may not import {sorted(wrong)}"
+    unknown = outside - set(OUTSIDE)
+    assert not unknown, f"{file}: say in tests/test_imports.py who may import {unknown}"
+    strangers = {package for package in outside if not within(file, OUTSIDE[package])}
+    assert not strangers, f"{file} may not import {strangers}"
+    if file.startswith(MATHEMATICS):
+        assert outside <= {"jax"}, f"{file} imports jax and nothing else"
 
 
-def test_the_table_goes_down_too():
-    """No two modules may import each other, however indirectly: the table has an order."""
-    order = list(graphlib.TopologicalSorter(ALLOWED).static_order())
-    assert set(order) == set(ALLOWED)
-    for lower, upper in (("distributions", "elbo"), ("elbo", "objectives"), ("model", "train"), ("train", "main")):
+def test_no_circle_of_files():
+    graph = {file: split_imports(file)[0] - {file, "__init__.py"} for file in FILES}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(FILES) - {"__init__.py"}
+
+
+def test_the_table_has_no_circle():
+    order = list(graphlib.TopologicalSorter(MAY_IMPORT).static_order())
+    for lower, upper in (("distributions", "objectives"), ("models", "runs"), ("evaluation", "training")):
         assert order.index(lower) < order.index(upper)
-    for noun in NOUNS:
-        assert not ALLOWED[noun] & NOUNS
-    for module in DONE_WITH_A_MODEL | {"model", "step"}:
-        assert not ALLOWED[module] & ({"train"} | COMMANDS)
+    assert not MAY_IMPORT["training"] & {"reports", "plotting"}  # a command trains, then measures, then draws
 
 
 def modules_loaded(*statements):

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from vae_jax import checkpoint, main, rundir, train
 from vae_jax import config as configs
-from vae_jax import setup as setups
+from vae_jax import main
+from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
+from vae_jax.runs import checkpoint, directory, load
+from vae_jax.training import train
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "--config=experiments/digits.py:quick"
@@ -117,7 +119,14 @@ def forget_flags():
     flags.FLAGS.unparse_flags()
     sys.modules.pop("config_config", None)  # the last experiment file
     processes = (main.COORDINATOR, main.NUM_PROCESSES, main.PROCESS_ID)
-    for flag in (main.CONFIG, main.WORKDIR, main.DEVICES, main.INIT_FROM, main.MODE, *processes):
+    for flag in (
+        CONFIG,
+        WORKDIR,
+        DEVICES,
+        INIT_FROM,
+        main.MODE,
+        *processes,
+    ):
         flags.FLAGS[flag.name].unparse()
         flags.FLAGS[flag.name].present = 0
 
@@ -137,12 +146,12 @@ def snapshot(directory):
 
 
 def parameters(workdir):
-    return jax.tree.leaves(setups.load_run(workdir).params)
+    return jax.tree.leaves(load.load_run(workdir).params)
 
 
 def records(workdir):
     """metrics.jsonl without the one thing that may differ."""
-    return [{**record, "seconds": 0} for record in rundir.read_metrics(workdir)]
+    return [{**record, "seconds": 0} for record in directory.read_metrics(workdir)]
 
 
 # ---- a run from beginning to end
@@ -158,8 +167,8 @@ def test_a_run_directory_is_complete(finished):
     saved = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert saved == [LAST - 280, LAST]  # the newest two
     assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 120
-    assert rundir.read_info(workdir)["num_train"] == 1400
-    assert "--config.train.epochs=120" in rundir._read(workdir, "environment.json")["command"]
+    assert directory.read_info(workdir)["num_train"] == 1400
+    assert "--config.train.epochs=120" in directory._read(workdir, "environment.json")["command"]
 
 
 def test_every_cadence_leaves_its_records(finished):
@@ -173,7 +182,7 @@ def test_every_cadence_leaves_its_records(finished):
 
 def test_the_summary_holds_plausible_numbers(finished):
     """ELBO = log-likelihood - KL <= log p(x) = -NLL; valid and test agree within noise; bits from nats."""
-    summary = rundir.read_summary(finished[0])
+    summary = directory.read_summary(finished[0])
     assert summary["complete"] and summary["step"] == LAST and summary["epochs"] == 120
     assert summary["num_params"] == sum(leaf.size for leaf in parameters(finished[0]))
     assert list(summary["splits"]) == ["valid", "train", "test"]
@@ -193,14 +202,14 @@ def test_it_learned(finished):
     """Training raises the objective by 1.8 nats from the first record on, and the test ELBO is -25.2: 2 nats apart."""
     train = [record for record in records(finished[0]) if record["split"] == "train"]
     assert train[-1]["objective"] > train[0]["objective"] + 1
-    assert rundir.read_summary(finished[0])["splits"]["test"]["elbo"]["value"] > -27
+    assert directory.read_summary(finished[0])["splits"]["test"]["elbo"]["value"] > -27
 
 
 def test_the_report_needs_no_other_file(finished):
     page = (finished[0] / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 4
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!["']|data:|#)|url\((?!data:)|@import""", page)
-    test = rundir.read_summary(finished[0])["splits"]["test"]
+    test = directory.read_summary(finished[0])["splits"]["test"]
     assert f"{test['nll']['value']:.2f}" in page and "experiments/digits.py:quick" in page
 
 
@@ -235,7 +244,7 @@ def kill_when(process, seen, seconds=300):
 
 
 def logged(workdir):
-    return rundir.read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
+    return directory.read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
 
 
 def between_checkpoints(workdir):
@@ -249,7 +258,7 @@ def require_same_run(workdir, other):
     for ours, theirs in zip(parameters(workdir), parameters(other), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert records(workdir) == records(other)
-    assert rundir.read_summary(workdir)["splits"] == rundir.read_summary(other)["splits"]
+    assert directory.read_summary(workdir)["splits"] == directory.read_summary(other)["splits"]
 
 
 def test_killed_twice_and_resumed_it_is_the_uninterrupted_run(finished, start, run, tmp_path):
@@ -260,7 +269,7 @@ def test_killed_twice_and_resumed_it_is_the_uninterrupted_run(finished, start, r
     saved = checkpoint.latest_step(workdir / "checkpoints")
     assert 0 < saved < LAST
     kill_when(start(*arguments), lambda: any(record["split"] == "test" for record in logged(workdir)))
-    assert rundir.read_summary(workdir) is None
+    assert directory.read_summary(workdir) is None
     status, out, err = run(*arguments)
     assert status == 0, err
     assert f"directory  {workdir}, from step {LAST:,} on" in out
@@ -333,11 +342,11 @@ def test_a_changeable_key_measures_the_same_parameters_anew(copied, finished, ru
     assert status == 0, err
     for ours, theirs in zip(parameters(copied), parameters(finished[0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    before, after = (rundir.read_summary(workdir)["splits"]["test"] for workdir in (finished[0], copied))
+    before, after = (directory.read_summary(workdir)["splits"]["test"] for workdir in (finished[0], copied))
     assert after["nll"]["num_samples"] == 40 and after["nll"]["value"] < before["nll"]["value"]
     assert after["elbo"] == before["elbo"]
     assert [record["split"] for record in records(copied)].count("test") == 1
-    assert rundir.read_config(copied)["eval"]["num_samples"] == 40 and (copied / "config_history.jsonl").exists()
+    assert directory.read_config(copied)["eval"]["num_samples"] == 40 and (copied / "config_history.jsonl").exists()
 
 
 # ---- mistakes: most in this process, where a case takes milliseconds, and a few as a shell sees them

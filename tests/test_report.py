@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from vae_jax import charts, fold, report, rundir, swept, tables
 from vae_jax import config as configs
+from vae_jax import report
+from vae_jax.reports import charts, collect, statistics, tables
+from vae_jax.runs import directory
 
 ROOT = Path(__file__).parents[1]
 INFO = {"name": "digits", "num_train": 1400, "event_shape": (8, 8, 1)}
@@ -30,13 +32,13 @@ def made_up(tmp_path):
         config = configs.default()
         config.update_from_flattened_dict(overrides or {})
         path = tmp_path / name
-        rundir.open_run(path, config.to_dict(), info, environment)
+        directory.open_run(path, config.to_dict(), info, environment)
         entries = {k: {"value": v, "stderr": 0.25, "unit": UNITS.get(k, "nats")} for k, v in (numbers or {}).items()}
         for step, split in itertools.product((10, 20), ("train", "valid")):
             record = {"step": step, "epoch": step / 10, "split": split}
-            rundir.append_metrics(path, record | {"elbo": -step, "kl": 3.0, "log_likelihood": 3.0 - step})
+            directory.append_metrics(path, record | {"elbo": -step, "kl": 3.0, "log_likelihood": 3.0 - step})
         summary = {"complete": complete, "train_seconds": 12.5, "splits": {"test": entries}, "figures": {}, **top}
-        rundir.write_summary(path, summary)
+        directory.write_summary(path, summary)
         return str(path)
 
     return make
@@ -73,9 +75,9 @@ def grid(made_up):
 
 
 def folded(paths, names=("test.nll",), asked=(), against="best"):
-    runs, notes = swept.read_runs(paths)
+    runs, notes = collect.read_runs(paths)
     assert not notes
-    return fold.fold(runs, swept.swept_keys(runs, asked)[0], names, against)[0]
+    return statistics.fold(runs, collect.swept_keys(runs, asked)[0], names, against)[0]
 
 
 # Numbers.
@@ -121,31 +123,33 @@ def test_one_pair_has_no_interval_and_no_pair_no_difference(made_up):
     second = made_up("b", {"model.latent_dim": 4}, {"nll": 4.0})
     third = made_up("c", {"model.latent_dim": 8, "seed": 1}, {"nll": 9.0})
     rows = folded([first, second, third]).rows
-    assert rows[0].differences["test.nll"] == fold.Difference(1.0, None, None, 1)
+    assert rows[0].differences["test.nll"] == statistics.Difference(1.0, None, None, 1)
     assert not rows[2].differences
 
 
 def test_what_is_better_goes_by_the_number():
     names = ["test.nll", "test.nll_bits_per_dim", "test.elbo", "valid.elbo", "test.kl", "train_seconds"]
-    assert [fold.direction(name) for name in names] == [-1, -1, 1, 1, 0, 0]
-    numbers = [fold.Number(value, None, 1, "") for value in (3.0, float("nan"), 2.0)]
-    assert fold.best_of([*numbers, None], "test.nll") == 2 and fold.best_of([*numbers, None], "test.elbo") == 0
-    assert fold.best_of(numbers, "test.kl") is None and fold.best_of([numbers[1]], "test.nll") is None
+    assert [statistics.direction(name) for name in names] == [-1, -1, 1, 1, 0, 0]
+    numbers = [statistics.Number(value, None, 1, "") for value in (3.0, float("nan"), 2.0)]
+    assert (
+        statistics.best_of([*numbers, None], "test.nll") == 2 and statistics.best_of([*numbers, None], "test.elbo") == 0
+    )
+    assert statistics.best_of(numbers, "test.kl") is None and statistics.best_of([numbers[1]], "test.nll") is None
 
 
 # What was swept.
 
 
 def settings(made_up, *cells):
-    return swept.read_runs([made_up(str(i), cell) for i, cell in enumerate(cells)])[0]
+    return collect.read_runs([made_up(str(i), cell) for i, cell in enumerate(cells)])[0]
 
 
 def test_keys_that_change_together_are_one(made_up):
     kinds = (("amortized", "zeros"), ("per_datapoint", "prior"), ("semi_amortized", "zeros"))
     cells = [{"inference.kind": kind, "inference.start": start, "seed": s} for kind, start in kinds for s in (0, 1)]
     runs = settings(made_up, *cells)
-    assert swept.swept_keys(runs) == (["inference.kind"], ["inference.start"])
-    asked = swept.swept_keys(runs, ["inference.start"])[0]
+    assert collect.swept_keys(runs) == (["inference.kind"], ["inference.start"])
+    asked = collect.swept_keys(runs, ["inference.start"])[0]
     assert asked == ["inference.start", "inference.kind"]  # two kinds begin with zeros
 
 
@@ -160,9 +164,9 @@ def test_what_follows_the_seed_is_folded_with_it(made_up):
     """Rows that begin from an encoder trained from the same seed; but two encoders at one seed are two settings."""
     start = lambda run, seed: {"inference.encoder_run": run, "seed": seed}
     runs = settings(made_up, start("e0", 0), start("e1", 1), start("e2", 2))
-    assert swept.swept_keys(runs) == ([], [])
+    assert collect.swept_keys(runs) == ([], [])
     made = [made_up(f"{run}{seed}", start(run, seed)) for run in ("mlp", "conv") for seed in (0, 1)]
-    assert swept.swept_keys(swept.read_runs(made)[0])[0] == ["inference.encoder_run"]
+    assert collect.swept_keys(collect.read_runs(made)[0])[0] == ["inference.encoder_run"]
 
 
 def test_a_key_that_an_old_run_does_not_know_has_its_default(made_up):
@@ -170,7 +174,7 @@ def test_a_key_that_an_old_run_does_not_know_has_its_default(made_up):
     config = json.loads((Path(old) / "config.json").read_text())
     del config["model"]["components"], config["figures"]
     (Path(old) / "config.json").write_text(json.dumps(config))
-    assert swept.varying(swept.read_runs([old, new])[0]) == ["seed"]
+    assert collect.varying(collect.read_runs([old, new])[0]) == ["seed"]
 
 
 # What is missing or not alike.
@@ -384,7 +388,7 @@ def test_bands_are_standard_errors_at_the_times_all_seeds_share():
 
 def test_curves_have_a_line_for_each_setting(grid):
     table = folded(grid)
-    figure = charts.training_curves(table, {path: rundir.read_metrics(path) for path in grid})
+    figure = charts.training_curves(table, {path: directory.read_metrics(path) for path in grid})
     assert [ax.get_title() for ax in figure.axes[:2]] == ["Train: loss (−ELBO)", "Train: reconstruction (−log p(x|z))"]
     assert len(figure.axes) == 6
     for ax in figure.axes:
@@ -451,7 +455,7 @@ def test_pictures_of_a_run_that_has_none_are_those_of_its_end(tmp_path, command,
     """Trained, its pictures taken away, drawn again: the same ones, and a page that holds them."""
     from matplotlib import image
 
-    from vae_jax import train
+    from vae_jax.training import train
 
     config = configs.default()
     small = {"data.num_train": 400, "model.latent_dim": 2, "model.hidden": (8,), "train.batch_size": 100}
@@ -463,10 +467,10 @@ def test_pictures_of_a_run_that_has_none_are_those_of_its_end(tmp_path, command,
     assert {"curves.png", "reconstructions.png", "samples.png", "latent.png"} == set(drawn)
     shutil.rmtree(run / "figures")
     (run / "report.html").unlink()
-    rundir.write_summary(run, {**summary, "figures": {}})
+    directory.write_summary(run, {**summary, "figures": {}})
     status, out, err = command("--figures", run)
     assert status == 0 and out.strip().endswith("curves, reconstructions, samples, latent"), err
-    assert rundir.read_summary(run) == json.loads(json.dumps(summary))
+    assert directory.read_summary(run) == json.loads(json.dumps(summary))
     for name, picture in drawn.items():
         np.testing.assert_array_equal(image.imread(run / "figures" / name), picture)
     assert (run / "report.html").read_text().count("<figure") == len(drawn)

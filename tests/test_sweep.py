@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 from absl import flags
 
-from vae_jax import checkpoint, command, members, parallel, rundir, sweep, train
 from vae_jax import config as configs
-from vae_jax import setup as setups
+from vae_jax import sweep
+from vae_jax.commands import flags as command
+from vae_jax.errors import DeviceError, RunError
+from vae_jax.parallel import devices
+from vae_jax.reports import gallery
+from vae_jax.runs import checkpoint, directory, load
+from vae_jax.training import many_runs, train
+from vae_jax.training import setup as setups
+from vae_jax.training.program import make_program, training_data
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -51,7 +58,7 @@ def config_of(**changes):
 
 
 def members_in(directory, *changes):
-    return [members.Member(config_of(**change), directory / str(i)) for i, change in enumerate(changes)]
+    return [many_runs.Member(config_of(**change), directory / str(i)) for i, change in enumerate(changes)]
 
 
 GRID = [{"seed": seed, "objective__beta": beta} for seed in (0, 3) for beta in (0.5, 4.0)]
@@ -60,7 +67,7 @@ GRID = [{"seed": seed, "objective__beta": beta} for seed in (0, 3) for beta in (
 def train_alone(wanted):
     """The same runs by the ordinary way, each on one device, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw_figures", lambda *_: {})
+        patch.setattr(gallery, "draw_figures", lambda *_: {})
         for member in wanted:
             train.train(member.config, member.workdir, 1)
     return wanted
@@ -74,24 +81,24 @@ def alone(tmp_path_factory, quick_compiler):
 
 def require_same(ours, theirs):
     """Two finished runs agree: config, records, final numbers, and every array of every checkpoint to 1e-5."""
-    assert rundir.read_config(ours) == rundir.read_config(theirs)
-    for one, other in zip(rundir.read_metrics(ours), rundir.read_metrics(theirs), strict=True):
+    assert directory.read_config(ours) == directory.read_config(theirs)
+    for one, other in zip(directory.read_metrics(ours), directory.read_metrics(theirs), strict=True):
         assert one.keys() == other.keys() and one["split"] == other["split"]
         numbers = [
             {name: v for name, v in record.items() if name not in ("split", "seconds")} for record in (one, other)
         ]
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-6)
-    one, other = rundir.read_summary(ours), rundir.read_summary(theirs)
+    one, other = directory.read_summary(ours), directory.read_summary(theirs)
     assert one.keys() == other.keys() and one["step"] == other["step"] and one["complete"]
-    one, other = (rundir.flat(summary["splits"]) for summary in (one, other))
+    one, other = (directory.flat(summary["splits"]) for summary in (one, other))
     for name, value in other.items():
         assert one[name] == (pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value), name
     require_same_states(ours, theirs)
 
 
 def require_same_states(ours, theirs):
-    setup = setups.make_setup(setups.read_config(theirs), 1)
-    folders = [setups.CHECKPOINTS] + [setups.BEST] * (setup.config.train.select == "best")
+    setup = setups.make_setup(load.read_config(theirs), 1)
+    folders = [load.CHECKPOINTS] + [load.BEST] * (setup.config.train.select == "best")
     for folder in folders:
         saved = [sorted(p.name for p in (workdir / folder).iterdir() if p.name.isdigit()) for workdir in (ours, theirs)]
         assert saved[0] == saved[1]
@@ -109,18 +116,18 @@ def require_same_states(ours, theirs):
 def test_members_are_the_runs_made_alone(alone, tmp_path, batching):
     """Two seeds by two betas under a schedule, an average, the best on valid: no run depends on those beside it."""
     ours = members_in(tmp_path, *GRID)
-    assert members.train_members(ours, members.Options(2, MANY, batching)) == {}
+    assert many_runs.train_members(ours, many_runs.Options(2, MANY, batching)) == {}
     for one, other in zip(ours, alone, strict=True):
         require_same(one.workdir, other.workdir)
         files = [{path.name.partition(".tfevents")[0] for path in m.workdir.iterdir()} for m in (one, other)]
         assert files[0] == files[1]
-        assert rundir.read_summary(one.workdir)["figures"] == {}
+        assert directory.read_summary(one.workdir)["figures"] == {}
     params = [np.concatenate([leaf.ravel() for leaf in leaves(member)]) for member in ours]
     assert min(np.abs(params[i] - params[j]).max() for i in range(4) for j in range(i)) > 1e-3, "four different runs"
 
 
 def leaves(member):
-    return jax.tree.leaves(setups.load_run(member.workdir).params)
+    return jax.tree.leaves(load.load_run(member.workdir).params)
 
 
 @pytest.mark.slow
@@ -136,7 +143,7 @@ def test_rows_of_their_own(tmp_path):
     }
     changes = [{**rows, **short, "inference__learning_rate": rate} for rate in (0.01, 0.1)]
     ours, theirs = members_in(tmp_path / "ours", *changes), members_in(tmp_path / "theirs", *changes)
-    assert members.train_members(ours, members.Options(2, MANY)) == {}
+    assert many_runs.train_members(ours, many_runs.Options(2, MANY)) == {}
     for one, other in zip(ours, train_alone(theirs), strict=True):
         require_same(one.workdir, other.workdir)
 
@@ -145,7 +152,7 @@ def test_runs_that_differ_in_traced_keys_alone_are_one_structure(tmp_path):
     changes = [
         {"model__hidden": (width,), "seed": seed, "objective__beta": seed + 1.0} for width in (4, 5) for seed in (0, 1)
     ]
-    groups = members.group(members_in(tmp_path, *changes), members.structure)
+    groups = many_runs.group(members_in(tmp_path, *changes), many_runs.structure)
     assert [[int(member.workdir.name) for member in alike] for alike in groups] == [[0, 1], [2, 3]]
 
 
@@ -157,8 +164,8 @@ def test_traced_keys_are_not_compiled_in():
     texts = []
     for changes in ({}, other, {"model__hidden": (9,)}):
         setup = setups.make_setup(config_of(**{**options, **changes}), 1)
-        arguments = setups.hyperparameters(setup.config), setups.abstract_state(setup), setups.training_data(setup)
-        texts.append(setups.make_program(setup)(2).lower(*arguments).as_text())
+        arguments = setups.hyperparameters(setup.config), setups.abstract_state(setup), training_data(setup)
+        texts.append(make_program(setup)(2).lower(*arguments).as_text())
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -168,14 +175,14 @@ def test_traced_keys_are_not_compiled_in():
 def test_waves_that_fit_give_the_same_numbers(alone, tmp_path, capsys, monkeypatch):
     """The limit is what the compiler says that two runs take: three go in two waves, the last with an empty place."""
     ours = members_in(tmp_path, *GRID[:3])
-    programs = members.make_programs(ours, members.Options(1))
-    need = {size: parallel.program_bytes(programs.compiled(size, 4)) for size in (1, 2, 3)}
+    programs = many_runs.make_programs(ours, many_runs.Options(1))
+    need = {size: devices.program_bytes(programs.compiled(size, 4)) for size in (1, 2, 3)}
     assert need[1] < need[2] < need[3]
-    assert [members.wave_size(programs, 3, need[size]) for size in need] == [1, 2, 3]
-    with pytest.raises(parallel.DeviceError, match=r"one run of this sweep needs .* GiB .*--memory=GIB"):
-        members.wave_size(programs, 3, need[1] - 1)
-    monkeypatch.setattr(members, "make_programs", lambda *_: programs)
-    assert members.train_members(ours, members.Options(1, need[2])) == {}
+    assert [many_runs.wave_size(programs, 3, need[size]) for size in need] == [1, 2, 3]
+    with pytest.raises(DeviceError, match=r"one run of this sweep needs .* GiB .*--memory=GIB"):
+        many_runs.wave_size(programs, 3, need[1] - 1)
+    monkeypatch.setattr(many_runs, "make_programs", lambda *_: programs)
+    assert many_runs.train_members(ours, many_runs.Options(1, need[2])) == {}
     assert "2 of 3 runs on each, in 2 waves" in capsys.readouterr().out
     for one, other in zip(ours, alone, strict=False):
         require_same(one.workdir, other.workdir)
@@ -185,10 +192,10 @@ def test_waves_that_fit_give_the_same_numbers(alone, tmp_path, capsys, monkeypat
 def test_a_run_that_diverges_stops_alone(alone, tmp_path, capsys):
     """At a rate of 1e38 the parameters are no numbers after a step; the run beside it is as it is without it."""
     broken, sound = members_in(tmp_path, {"optimizer__learning_rate": 1e38}, GRID[0])
-    failed = members.train_members([broken, sound], members.Options(1, MANY))
+    failed = many_runs.train_members([broken, sound], many_runs.Options(1, MANY))
     assert [*failed] == [broken.workdir] and "not finite at step 2 (of steps 1 to 4)" in failed[broken.workdir]
-    assert rundir.read_summary(broken.workdir) is None and rundir.read_metrics(broken.workdir) == []
-    assert checkpoint.latest_step(broken.workdir / setups.CHECKPOINTS) is None
+    assert directory.read_summary(broken.workdir) is None and directory.read_metrics(broken.workdir) == []
+    assert checkpoint.latest_step(broken.workdir / load.CHECKPOINTS) is None
     assert f"{broken.workdir} stopped: " in capsys.readouterr().out
     require_same(sound.workdir, alone[0].workdir)
 
@@ -202,22 +209,22 @@ def test_stopped_between_two_members_checkpoints_it_goes_on(alone, tmp_path, mon
     def save_and_stop(directory, step, state, **options):
         save(directory, step, state, **options)
         saved.append(directory)
-        if saved.count(ours[0].workdir / setups.CHECKPOINTS) == 2:
+        if saved.count(ours[0].workdir / load.CHECKPOINTS) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            members.train_members(ours, members.Options(1, MANY))
-    assert [checkpoint.latest_step(m.workdir / setups.CHECKPOINTS) for m in ours] == [8, 4]
-    assert members.train_members(ours, members.Options(1, MANY)) == {}
+            many_runs.train_members(ours, many_runs.Options(1, MANY))
+    assert [checkpoint.latest_step(m.workdir / load.CHECKPOINTS) for m in ours] == [8, 4]
+    assert many_runs.train_members(ours, many_runs.Options(1, MANY)) == {}
     for one, other in zip(ours, alone, strict=False):
         require_same(one.workdir, other.workdir)
     before = snapshot(tmp_path)
-    monkeypatch.setattr(members, "train_alike", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(many_runs, "train_alike", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again by main"))
-    assert members.train_members(ours, members.Options(1, MANY)) == {}
-    assert train.train(ours[0].config, ours[0].workdir) == rundir.read_summary(ours[0].workdir)
+    assert many_runs.train_members(ours, many_runs.Options(1, MANY)) == {}
+    assert train.train(ours[0].config, ours[0].workdir) == directory.read_summary(ours[0].workdir)
     assert snapshot(tmp_path) == before
 
 
@@ -228,9 +235,9 @@ def snapshot(directory):
 
 def test_another_run_in_the_way_is_refused_before_anything_is_begun(tmp_path):
     first, second = members_in(tmp_path, {"seed": 0}, {"seed": 1})
-    rundir.open_run(second.workdir, config_of(seed=7).to_dict(), {}, {})
-    with pytest.raises(rundir.RunError, match="seed 7 -> 1"):
-        members.train_members([first, second], members.Options())
+    directory.open_run(second.workdir, config_of(seed=7).to_dict(), {}, {})
+    with pytest.raises(RunError, match="seed 7 -> 1"):
+        many_runs.train_members([first, second], many_runs.Options())
     assert not first.workdir.exists()
 
 
@@ -290,26 +297,26 @@ def test_a_width_takes_a_program_of_its_own(swept, tmp_path):
     rest = "digits-quick-epochs=1-hidden={}-seed={}"  # keys of eval make no other run
     directories = [tmp_path / rest.format(hidden, seed) for hidden in ("4", "6,5") for seed in (0, 1)]
     assert sorted(tmp_path.iterdir()) == sorted(directories)
-    for directory, hidden in zip(directories, [(4,), (4,), (6, 5), (6, 5)], strict=True):
-        loaded = setups.load_run(directory)
-        assert loaded.config.model.hidden == hidden and str(directory) in out
-        assert loaded.config.seed == int(str(directory)[-1])
+    for workdir, hidden in zip(directories, [(4,), (4,), (6, 5), (6, 5)], strict=True):
+        loaded = load.load_run(workdir)
+        assert loaded.config.model.hidden == hidden and str(workdir) in out
+        assert loaded.config.seed == int(str(workdir)[-1])
     assert out.startswith("sweep      4 runs: model.hidden (4,),(6, 5), seed 0,1\n") and out.count("nll") == 4
 
 
 def test_members_stand_where_main_would_put_them(swept, monkeypatch):
-    monkeypatch.setattr(members, "train_members", lambda runs, options: asked.extend(runs) or {})
+    monkeypatch.setattr(many_runs, "train_members", lambda runs, options: asked.extend(runs) or {})
     monkeypatch.setattr(sweep, "table", lambda workdirs: "")
     asked = []
     assert swept(*TINY, "--sweep.objective.beta=1,4", "--config.objective.name=beta")[0] == 0
     spelled = {"model.hidden": (8,), "train.epochs": 1, "objective.name": "beta"}
-    expected = [rundir.default_workdir(DIGITS[9:], {**spelled, "objective.beta": beta}) for beta in (1.0, 4.0)]
+    expected = [directory.default_workdir(DIGITS[9:], {**spelled, "objective.beta": beta}) for beta in (1.0, 4.0)]
     assert [str(member.workdir) for member in asked] == expected
     assert [member.config.objective.beta for member in asked] == [1.0, 4.0]
 
 
 def test_a_weight_without_a_part_in_the_objective_is_noted(swept, monkeypatch):
-    monkeypatch.setattr(members, "train_members", lambda *_: {})
+    monkeypatch.setattr(many_runs, "train_members", lambda *_: {})
     monkeypatch.setattr(sweep, "table", lambda workdirs: "")
     _, out, _ = swept(DIGITS, "--sweep.objective.beta=1,4")
     assert "note       objective.beta has no part in objective.name = elbo" in out
@@ -318,7 +325,7 @@ def test_a_weight_without_a_part_in_the_objective_is_noted(swept, monkeypatch):
 
 
 def test_a_failure_is_told_at_the_end_in_one_line(swept, monkeypatch, tmp_path):
-    monkeypatch.setattr(members, "train_members", lambda runs, options: {runs[1].workdir: "not finite"})
+    monkeypatch.setattr(many_runs, "train_members", lambda runs, options: {runs[1].workdir: "not finite"})
     monkeypatch.setattr(sweep, "table", lambda workdirs: f"{len(workdirs)} finished")
     status, out, err = swept(DIGITS, "--sweep.seed=0:3", f"--workdir={tmp_path}")
     assert status == 2 and "2 finished" in out and err.count("\n") == 1

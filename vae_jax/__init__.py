@@ -1,6 +1,6 @@
 """vae_jax: variational autoencoders as pure functions of JAX. Everything imported here needs jax alone."""
 
-from vae_jax.distributions import (
+from vae_jax.distributions.basic import (
     Bernoulli,
     Normal,
     StandardNormal,
@@ -10,7 +10,7 @@ from vae_jax.distributions import (
     normal_log_prob,
     reparameterize,
 )
-from vae_jax.elbo import Elbo, draw, elbo_fn, importance_bound, score
+from vae_jax.objectives.elbo import Elbo, draw, elbo_fn, importance_bound, score
 
 __all__ = [
     "Bernoulli",

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax import continuity, latents, rundir, subjects, terminal
-from vae_jax.evaluate import summarize
-from vae_jax.mistakes import Parser, guarded
+from vae_jax import console, continuity, subjects
+from vae_jax.console import Parser, guarded
+from vae_jax.errors import RunError
+from vae_jax.evaluation import latent_space
+from vae_jax.evaluation.examples import summarize
+from vae_jax.runs import directory
 from vae_jax.subjects import SEED
 
 POINTS = 1000  # whose distance to the nearest training image goes into a mean, at most
@@ -66,15 +69,15 @@ def compare(workdirs, out):
     workdirs, found, real = [str(Path(workdir)) for workdir in workdirs], [], None
     subjects.require_alike(workdirs)
     for workdir in workdirs:
-        terminal.say(f"measuring  {workdir}")
+        console.say(f"measuring  {workdir}")
         subject, real = subjects.run_subject(workdir)
         found.append(subject)
     found.insert(0, subjects.pca_subject(real, found[0].train.shape[-1]))
     decoded = [decode_all(subject) for subject in found]
     numbers = {
-        "data": rundir.read_info(workdirs[0]),
+        "data": directory.read_info(workdirs[0]),
         "runs": workdirs,
-        "environment": rundir.environment(),
+        "environment": directory.environment(),
         "about": {subject.name: subject.about for subject in found},
         "real_images": summarize(continuity.nearest_distance(real.test[:POINTS], real.train), PER_ELEMENT),
         "models": {s.name: measure(s, images, real) for s, images in zip(found, decoded, strict=True)},
@@ -94,7 +97,7 @@ def decode_all(subject):
         "samples": subject.draws,
     }
     if train.shape[-1] == 2:
-        z["grid"] = latents.quantile_grid(GRID) if subject.standard else latents.code_grid(train, GRID)
+        z["grid"] = latent_space.quantile_grid(GRID) if subject.standard else latent_space.code_grid(train, GRID)
     else:
         z |= {"strip": continuity.along(train, CODES, STEPS)[1], "curve": curve_points(train)}
     images = subject.decode(np.concatenate(list(z.values())).astype(np.float32))
@@ -133,7 +136,7 @@ def table(numbers):
 
 
 def cell(entry):
-    return terminal.number({**entry, "unit": ""}).strip()
+    return console.number({**entry, "unit": ""}).strip()
 
 
 def draw(found, decoded, real, numbers):
@@ -164,7 +167,7 @@ def write(out, numbers, figure):
         figure.savefig(out / "comparison.png", dpi=120)
         (out / "comparison.md").write_text(page(numbers, out))
     except OSError as error:
-        raise rundir.RunError(f"--out={out} cannot be written: {error.strerror}") from error
+        raise RunError(f"--out={out} cannot be written: {error.strerror}") from error
 
 
 def page(numbers, out):
@@ -184,8 +187,8 @@ def main(arguments=None):
     parser.add_argument("--out", required=True, help="the directory of the table and the picture")
     given = parser.parse_args(arguments)
     numbers = guarded(lambda: compare(given.runs, given.out))
-    terminal.say(table(numbers))
-    terminal.say(f"written    {given.out}: comparison.md, comparison.png, comparison.json")
+    console.say(table(numbers))
+    console.say(f"written    {given.out}: comparison.md, comparison.png, comparison.json")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,16 @@ squared error of the mean prediction, and that of the best of ten answers, of wh
 import argparse
 from pathlib import Path
 
-from vae_jax import evaluate, generate, modes, parallel, pictures, rundir, terminal
-from vae_jax import setup as setups
-from vae_jax.config import ConfigError
-from vae_jax.mistakes import Parser, guarded
+from vae_jax import console
+from vae_jax.console import Parser, guarded
+from vae_jax.errors import ConfigError, RunError
+from vae_jax.evaluation import generation
+from vae_jax.evaluation.examples import evaluation_examples, in_chunks, summarize
+from vae_jax.parallel import devices
+from vae_jax.plotting import latent_space as latent_plots
+from vae_jax.reports import gallery
+from vae_jax.runs import directory
+from vae_jax.training import setup as setups
 
 MEAN, BEST = 100, 10  # draws whose average is the mean prediction, and of which the best counts
 
@@ -22,8 +28,8 @@ def main(arguments=None):
     """Draws and prints; every foreseen mistake becomes one line and exit status 2."""
     options = parse(arguments)
     numbers = guarded(lambda: compare(options.run, options.regressor, options.out))
-    terminal.say(terminal.table({"splits": numbers}))
-    terminal.say(f"picture   {options.out}")
+    console.say(console.table({"splits": numbers}))
+    console.say(f"picture   {options.out}")
 
 
 def parse(arguments):
@@ -42,9 +48,9 @@ def png(path):
 
 def compare(run, regressor, out):
     """Saves the picture; returns {which: numbers}. Raises one-line errors for runs that cannot be compared."""
-    opened = {"draws": modes.reopen(run, {}), "regressor": modes.reopen(regressor, {})}
+    opened = {"draws": setups.reopen(run, {}), "regressor": setups.reopen(regressor, {})}
     require_comparable(run, regressor, *(setup.config for setup, _ in opened.values()))
-    test = setups.evaluation_examples(opened["draws"][0], "test", opened["draws"][0].config.eval.max_examples)
+    test = evaluation_examples(opened["draws"][0], "test", opened["draws"][0].config.eval.max_examples)
     numbers = {
         which: measured(path) | errors(*opened[which], test)
         for which, path in (("draws", run), ("regressor", regressor))
@@ -60,7 +66,7 @@ def require_comparable(run, regressor, config, other):
     if other.model.latent_dim:
         raise ConfigError(f"{regressor} has latent variables: REGRESSOR needs config.model.latent_dim = 0")
     evaluated = lambda c: {"data": c.data.to_dict(), "eval": {key: c.eval[key] for key in ("seed", "max_examples")}}
-    changed = rundir.differing(evaluated(config), evaluated(other))
+    changed = directory.differing(evaluated(config), evaluated(other))
     changed = [key for key in changed if key not in ("data.manual_dir", "data.data_dir", "data.streams")]
     if changed:
         raise ConfigError(f"{run} and {regressor} were measured on other data: config.{changed[0]} differs")
@@ -68,41 +74,41 @@ def require_comparable(run, regressor, config, other):
 
 def measured(workdir):
     """What the run's own summary says of test: -log p(x|c), and the bound on it. Raises RunError before its end."""
-    numbers = (rundir.read_summary(workdir) or {}).get("splits", {}).get("test", {})
+    numbers = (directory.read_summary(workdir) or {}).get("splits", {}).get("test", {})
     if "nll" not in numbers:
-        raise rundir.RunError(f"{workdir} is not finished: start its command again, then compare")
+        raise RunError(f"{workdir} is not finished: start its command again, then compare")
     return {name: numbers[name] for name in ("nll", "elbo")}
 
 
 def errors(setup, params, test):
     """Squared errors per element of the lower half: of the mean prediction, and of the best of BEST answers."""
     count = MEAN if setup.config.model.latent_dim else 1
-    chunk_rows, spread = setup.config.eval.chunk_rows, parallel.spread(setup.mesh)
+    chunk_rows, spread = setup.config.eval.chunk_rows, devices.spread(setup.mesh)
 
     def each(chunk):
-        answers = generate.completions(setup.model, params, chunk, count)
-        return generate.squared_errors(answers, chunk["image"], BEST)
+        answers = generation.completions(setup.model, params, chunk, count)
+        return generation.completion_errors(answers, chunk["image"], BEST)
 
     arrays = {name: test[name] for name in ("image", "key", "condition")}
-    mean, best = evaluate.in_chunks(each, arrays, max(1, chunk_rows // count), spread)
+    mean, best = in_chunks(each, arrays, max(1, chunk_rows // count), spread)
     average = f"per pixel, mean of {count} draws" if count > 1 else "per pixel"
     return {
-        "squared_error": evaluate.summarize(mean, average),
-        f"squared_error_best_of_{BEST}": evaluate.summarize(best, "per pixel"),
+        "squared_error": summarize(mean, average),
+        f"squared_error_best_of_{BEST}": summarize(best, "per pixel"),
     }
 
 
 def draw(setup, params, regressor, regressor_params, test):
     """One picture: what is given, draws, the regressor's answer, the originals."""
-    some = {name: test[name][: generate.COMPLETED] for name in ("condition", "key")}
-    answer = generate.halves_drawn(regressor, regressor_params, some)
+    some = {name: test[name][: gallery.COMPLETED] for name in ("condition", "key")}
+    answer = gallery.halves_drawn(regressor, regressor_params, some)
     rows = {
-        **generate.halves_given(setup, some),
-        **generate.halves_drawn(setup, params, some),
+        **gallery.halves_given(setup, some),
+        **gallery.halves_drawn(setup, params, some),
         "regressor": answer["prediction"],
-        **generate.originals(setup, generate.COMPLETED),
+        **gallery.originals(setup, gallery.COMPLETED),
     }
-    return pictures.strips(rows, "Upper halves completed: draws of z from its prior, and a regressor's one answer")
+    return latent_plots.strips(rows, "Upper halves completed: draws of z from its prior, and a regressor's one answer")
 
 
 if __name__ == "__main__":

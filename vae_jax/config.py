@@ -10,14 +10,7 @@ import runpy
 import ml_collections
 from ml_collections import ConfigDict
 
-from vae_jax import pairs
-from vae_jax.limits import ALLOWED, AT_LEAST, FRACTIONS
-from vae_jax.limits import CHANGEABLE as CHANGEABLE  # what a resumed run may change, asked for here
-from vae_jax.mistakes import Mistake
-
-
-class ConfigError(Mistake, ValueError):
-    """One readable line: the field, its value, what is allowed."""
+from vae_jax.errors import ConfigError
 
 
 def default():
@@ -274,10 +267,10 @@ def flat(config, prefix=""):
 
 def validate_pairs(config):
     """Raises ConfigError for a combination that cannot work: it names both keys, why, and what to use instead."""
-    for one, other, why in pairs.IMPOSSIBLE:
-        if pairs.holds(one, config) and pairs.holds(other, config):
-            raise ConfigError(f"config.{pairs.shown(one, config)} cannot go with {pairs.shown(other, config)}: {why}")
-    for broken, message in pairs.numbers(config):
+    for one, other, why in IMPOSSIBLE:
+        if holds(one, config) and holds(other, config):
+            raise ConfigError(f"config.{shown(one, config)} cannot go with {shown(other, config)}: {why}")
+    for broken, message in numbers(config):
         if broken:
             raise ConfigError(message)
 
@@ -315,3 +308,246 @@ def require(field, value, test, expected):
 def num_streams(config):
     """S of the run: `data.streams`, or the largest power of two <= 8 that divides the batch."""
     return config.data.streams or max(s for s in (1, 2, 4, 8) if config.train.batch_size % s == 0)
+
+
+# A short list of keys that a resumed run may change: none of them touches a parameter.
+CHANGEABLE = frozenset(
+    {"figures", "gaps", "estimators", "train.eval_every", "train.checkpoint_every"}
+    | {"eval.elbo_samples", "eval.num_samples", "eval.chunk_rows", "eval.curve_examples"}
+    | {"eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir", "data.placement"}
+)
+
+ALLOWED = {
+    "data.binarization": ("dynamic", "fixed", "threshold", "none"),
+    "data.placement": ("auto", "device", "host"),
+    "data.condition": ("none", "label", "upper"),
+    "model.encoder": ("linear", "mlp", "conv", "resnet"),
+    "model.decoder": ("linear", "mlp", "conv", "resnet"),
+    "model.activation": ("tanh", "relu", "elu", "gelu", "softplus", "swish"),
+    "model.posterior": ("normal", "full_normal", "low_rank", "planar", "coupling", "iaf", "two_layer", "dirac"),
+    "model.prior": ("standard_normal", "mixture", "vamp", "flow", "two_layer", "conditional"),
+    "model.likelihood": (
+        *("bernoulli", "continuous_bernoulli", "normal"),
+        *("categorical", "logistic", "logistic_mixture", "beta_binomial"),
+    ),
+    "model.sigma_mode": ("fixed", "learned", "per_dimension", "optimal"),
+    "model.vamp_inputs": ("learned", "data"),
+    "inference.kind": ("amortized", "per_datapoint", "semi_amortized"),
+    "inference.start": ("zeros", "prior", "encoder"),
+    "objective.name": (
+        *("elbo", "beta", "capacity", "free_bits", "beta_tc", "mmd", "autoencoder"),
+        *("iwae", "stl", "dreg", "miwae", "piwae", "ciwae", "vr", "tvo"),
+    ),
+    "objective.schedule": ("constant", "linear", "cyclical"),
+    "objective.kl": ("auto", "monte_carlo"),
+    "optimizer.name": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "lion", "muon", "sgd"),
+    "optimizer.schedule": ("constant", "cosine"),
+    "train.precision": ("float32", "bfloat16"),
+    "train.select": ("last", "best"),
+    "gaps.ais.schedule": ("linear", "sigmoidal"),
+}
+
+FITTING = {"learning_rate": 0, "num_samples": 1, "max_steps": 1, "window": 1, "patience": 1}
+
+AT_LEAST = {
+    "data.num_train": 0,
+    "data.streams": 0,
+    "model.latent_dim": 0,
+    "objective.num_samples": 1,
+    **dict.fromkeys(("objective.beta", "objective.reconstruction", "objective.capacity", "objective.free"), 0),
+    **dict.fromkeys(("objective.mmd", "objective.code", "objective.alpha"), 0),
+    **dict.fromkeys(("objective.schedule_epochs", "objective.cycles", "objective.groups", "objective.partitions"), 1),
+    **dict.fromkeys(("model.rank", "model.flow_layers", "model.flow_width", "model.components"), 1),
+    **dict.fromkeys(("model.upper_dim", "model.mixture_size"), 1),
+    **dict.fromkeys(("model.flow_context", "model.between"), 0),
+    "model.levels": 2,
+    "inference.input_noise": 0,
+    "inference.learning_rate": 0,
+    "inference.inner_steps": 1,
+    "inference.steps": 0,
+    "inference.step_size": 0,
+    "inference.clip_norm": 0,
+    "fit.learning_rate": 0,
+    "fit.num_samples": 1,
+    "fit.max_steps": 1,
+    "fit.window": 1,
+    "fit.patience": 1,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "train.batch_size": 1,
+    "train.epochs": 1,
+    "train.log_every": 0,
+    "train.eval_every": 1,
+    "train.checkpoint_every": 1,
+    "eval.elbo_samples": 1,
+    "eval.num_samples": 1,
+    "eval.max_examples": 0,
+    "eval.train_examples": 0,
+    "eval.curve_examples": 0,
+    "eval.chunk_rows": 1,
+    "gaps.num_examples": 1,
+    "gaps.elbo_samples": 1,
+    "gaps.num_samples": 1,
+    "gaps.chunk_rows": 1,
+    **{f"gaps.{group}.{key}": least for group in ("fit", "flow") for key, least in FITTING.items()},
+    "gaps.flow.num_examples": 0,
+    "gaps.flow.layers": 1,
+    "gaps.flow.width": 1,
+    "gaps.ais.num_examples": 0,
+    "gaps.ais.num_simulated": 0,
+    "gaps.ais.num_chains": 1,
+    "gaps.ais.num_temperatures": 1,
+    "gaps.ais.num_leapfrog": 1,
+    "gaps.ais.pilot_chains": 1,
+    "gaps.ais.pilot_temperatures": 1,
+    "estimators.num_draws": 20,
+    "estimators.num_examples": 1,
+    "figures.count": 1,
+}
+
+FRACTIONS = (  # in [0, 1)
+    *("optimizer.b1", "optimizer.b2", "optimizer.momentum", "optimizer.ema"),
+    *("inference.momentum", "inference.input_dropout"),
+)
+
+
+UNWEIGHTED = "elbo|free_bits|autoencoder|iwae|stl|dreg|miwae|piwae|ciwae|vr|tvo"  # no beta and no capacity to schedule
+
+IMPOSSIBLE = (
+    # how q is found
+    (
+        "inference.kind=per_datapoint",
+        "data.binarization=dynamic",
+        "per_datapoint keeps one q for one fixed x, dynamic draws x anew at every step: use "
+        "--config.data.binarization=fixed",
+    ),
+    (
+        "inference.kind=per_datapoint",
+        "model.prior=vamp",
+        "there is no encoder for the pseudo-inputs: use mixture or flow",
+    ),
+    ("inference.kind=per_datapoint", "inference.input_noise!=0.0", "there is no encoder to be shown noise: leave it 0"),
+    (
+        "inference.kind=per_datapoint",
+        "inference.input_dropout!=0.0",
+        "there is no encoder to be shown less: leave it 0",
+    ),
+    # families
+    (
+        "model.posterior=dirac",
+        "objective.name!=autoencoder",
+        "a point mass has no density, and so no bound: use --config.objective.name=autoencoder",
+    ),
+    (
+        "model.posterior!=dirac",
+        "objective.name=autoencoder",
+        "an autoencoder decodes a code without noise: use --config.model.posterior=dirac",
+    ),
+    ("model.posterior=dirac", "model.prior!=standard_normal", "an autoencoder has no prior: leave standard_normal"),
+    (
+        "model.posterior=two_layer",
+        "model.prior!=two_layer",
+        "z has two layers in both or in none: use --config.model.prior=two_layer",
+    ),
+    (
+        "model.posterior!=two_layer",
+        "model.prior=two_layer",
+        "z has two layers in both or in none: use --config.model.posterior=two_layer",
+    ),
+    ("model.posterior=coupling", "model.latent_dim=1", "one part of z moves the other: use iaf or latent_dim >= 2"),
+    ("model.prior=flow", "model.latent_dim=1", "one part of z moves the other: use mixture or latent_dim >= 2"),
+    # without z, p(x|c) is the decoder of the condition
+    ("model.latent_dim=0", "model.posterior!=normal", "there is no z to have a posterior: leave normal"),
+    ("model.latent_dim=0", "model.prior!=standard_normal", "there is no z to have a prior: leave standard_normal"),
+    (
+        "model.latent_dim=0",
+        "objective.name!=elbo",
+        "without z every bound is the log-likelihood itself: use --config.objective.name=elbo",
+    ),
+    ("model.latent_dim=0", "inference.kind!=amortized", "there is no q to be found: leave amortized"),
+    ("model.latent_dim=0", "inference.input_noise!=0.0", "there is no encoder to be shown noise: leave it 0"),
+    ("model.latent_dim=0", "inference.input_dropout!=0.0", "there is no encoder to be shown less: leave it 0"),
+    # objectives
+    (
+        "model.posterior=planar|iaf",
+        "objective.name=stl|dreg|tvo",
+        "the density of such a flow is known at its own draws only: use --config.model.posterior=coupling",
+    ),
+    (
+        "model.posterior!=normal",
+        "objective.name=beta_tc",
+        "total correlation needs a q that factorizes: use --config.model.posterior=normal",
+    ),
+    (
+        "model.prior!=standard_normal",
+        "objective.name=beta_tc",
+        "total correlation needs a p that factorizes: use --config.model.prior=standard_normal",
+    ),
+    (
+        "model.prior=two_layer|conditional",
+        "objective.name=mmd",
+        "mmd compares all z with draws from one prior: use standard_normal, mixture, vamp or flow",
+    ),
+    (
+        f"objective.name={UNWEIGHTED}",
+        "objective.schedule!=constant",
+        "there is no weight to schedule: use --config.objective.name=beta, capacity, beta_tc or mmd",
+    ),
+)
+
+
+def split(clause):
+    """(key, values, whether they are the ones excluded)."""
+    key, _, values = clause.partition("=")
+    return key.rstrip("!"), values.split("|"), key.endswith("!")
+
+
+def value_of(key, config):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def holds(clause, config):
+    key, values, excluded = split(clause)
+    return (str(value_of(key, config)) in values) != excluded
+
+
+def shown(clause, config):
+    """`key = value` as this config has it."""
+    key, _, _ = split(clause)
+    return f"{key} = {value_of(key, config)}"
+
+
+def numbers(config):
+    """(whether it is so, what to say of it) of keys that must fit each other as numbers, or that need a path."""
+    streams, batch, samples = config.data.streams, config.train.batch_size, config.objective.num_samples
+    name, groups = config.objective.name, config.objective.groups
+    yield (
+        streams and batch % streams,
+        f"config.data.streams = {streams} does not divide config.train.batch_size = {batch}",
+    )
+    yield (
+        name in ("miwae", "piwae") and samples % groups,
+        f"config.objective.groups = {groups} does not divide config.objective.num_samples = {samples}",
+    )
+    yield (
+        name == "tvo" and samples < 2,
+        "config.objective.name = tvo needs config.objective.num_samples >= 2: its gradient is a covariance over them",
+    )
+    yield (
+        config.data.name == "npz" and not config.data.path,
+        "config.data.path is empty: --config.data.path=FILE.npz names the arrays of data.name = npz",
+    )
+    yield (
+        config.data.binarization == "none" and config.model.likelihood == "bernoulli" and config.data.name == "ppca",
+        "config.model.likelihood = bernoulli needs data in [0, 1]: use normal for data.name = ppca",
+    )
+    yield (
+        config.inference.kind == "per_datapoint"
+        and config.inference.start == "encoder"
+        and not config.inference.encoder_run,
+        "config.inference.start = encoder needs config.inference.encoder_run = RUN, an amortized run",
+    )

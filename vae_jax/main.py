@@ -14,8 +14,9 @@ import sys
 
 from absl import app, flags
 
-from vae_jax import command
-from vae_jax.command import CONFIG, DEVICES, INIT_FROM, WORKDIR, fail, given
+from vae_jax.commands import flags as command
+from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR, given
+from vae_jax.console import fail
 
 MODE = flags.DEFINE_enum(
     "mode",
@@ -53,7 +54,8 @@ def join():
     """Joins the other processes that train this run, if there are any; from here on the first of them talks."""
     import jax
 
-    from vae_jax import processes, terminal
+    from vae_jax import console
+    from vae_jax.parallel import processes
 
     found = processes.launch(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if found is None:
@@ -61,10 +63,10 @@ def join():
     if MODE.value != "train":
         fail(f"--mode={MODE.value} runs in one process: --num_processes=1, and start it once")
     where = found.coordinator or "an address from the cluster"
-    terminal.say(f"processes  up to {CONNECT_TIMEOUT.value} s until all have come; the first listens at {where}")
+    console.say(f"processes  up to {CONNECT_TIMEOUT.value} s until all have come; the first listens at {where}")
     processes.connect(found, HEARTBEAT.value, CONNECT_TIMEOUT.value)
     # now, since jax ends the survivors of a process that dies without another word
-    terminal.say(
+    console.say(
         f"process    {jax.process_index()} of {jax.process_count()}: if one dies all stop, within some "
         f"{HEARTBEAT.value} s; the same command on every process resumes from the last checkpoint"
     )
@@ -74,54 +76,56 @@ def join():
 
 def run_train():
     """Trains, or resumes, the run of --config in its directory and prints its numbers."""
-    from vae_jax import rundir, terminal, train
+    from vae_jax import console
+    from vae_jax.runs import directory
+    from vae_jax.training import train
 
     config = command.asked_config()
-    workdir = WORKDIR.value or rundir.default_workdir(command.config_path(), command.overrides())
+    workdir = WORKDIR.value or directory.default_workdir(command.config_path(), command.overrides())
     summary = train.train(config, workdir, DEVICES.value)
     if summary is None:  # another process has it
         return
-    terminal.say(terminal.table(summary))
-    terminal.say(f"report    {os.path.join(workdir, 'report.html')}")
+    console.say(console.table(summary))
+    console.say(f"report    {os.path.join(workdir, 'report.html')}")
 
 
 def run_gaps():
     """Measures the gaps of the run in --workdir; keys that touch no parameter may be given beside its config."""
-    from vae_jax import modes
+    from vae_jax.commands import diagnose
 
     try:
-        from vae_jax import gaps  # noqa: F401
+        from vae_jax.evaluation import gaps  # noqa: F401
     except ImportError as error:
         fail(f"--mode=gaps needs {error.name}: pip install -e '.[ais]'")
-    modes.gaps(WORKDIR.value, given_to_a_run(), DEVICES.value)
+    diagnose.gaps(WORKDIR.value, given_to_a_run(), DEVICES.value)
 
 
 def run_evaluate():
     """Measures and draws everything of the run in --workdir."""
-    from vae_jax import modes
+    from vae_jax.commands import evaluate
 
-    modes.evaluate(WORKDIR.value, given_to_a_run(), DEVICES.value)
+    evaluate.evaluate(WORKDIR.value, given_to_a_run(), DEVICES.value)
 
 
 def run_estimators():
     """Measures gradient estimators at the parameters of the run in --workdir."""
-    from vae_jax import modes
+    from vae_jax.commands import diagnose
 
-    modes.estimators(WORKDIR.value, given_to_a_run(), DEVICES.value)
+    diagnose.estimators(WORKDIR.value, given_to_a_run(), DEVICES.value)
 
 
 def run_on_arrays():
     """Samples, encodes or decodes with the run in --workdir, into --out."""
-    from vae_jax import modes
+    from vae_jax.commands import arrays
 
     if not OUT.value:
         fail(f"--out is missing: --mode={MODE.value} writes FILE.npz" + ", or FILE.png" * (MODE.value != "encode"))
     if MODE.value == "sample":
-        modes.sample(WORKDIR.value, OUT.value, COUNT.value, DATA.value)
+        arrays.write_samples(WORKDIR.value, OUT.value, COUNT.value, DATA.value)
     elif not DATA.value:
         fail(f"--data is missing: --mode={MODE.value} reads {'x' if MODE.value == 'encode' else 'z'} from FILE.npz")
     else:
-        {"encode": modes.encode, "decode": modes.decode}[MODE.value](WORKDIR.value, OUT.value, DATA.value)
+        {"encode": arrays.write_codes, "decode": arrays.write_decoded}[MODE.value](WORKDIR.value, OUT.value, DATA.value)
 
 
 MODES = {

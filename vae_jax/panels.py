@@ -8,7 +8,8 @@ outside are clipped.
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_jax.figures import BLACK, BLUE, ORANGE, draw_latents, image_grid
+from vae_jax.plotting.images import BLACK, BLUE, ORANGE, image_grid
+from vae_jax.plotting.latent_space import draw_latents
 
 YARDSTICK = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": "held-out real images"}
 AVERAGE = {"color": ORANGE, "markersize": 5, "fillstyle": "none", "linestyle": "", "label": "the two images averaged"}

@@ -9,8 +9,10 @@ and name under which the run's summary.json has ours. What has not been run is s
 import json
 from pathlib import Path
 
-from vae_jax import rundir, terminal
-from vae_jax.mistakes import Mistake, Parser, guarded
+from vae_jax import console
+from vae_jax.console import Parser, guarded
+from vae_jax.errors import Mistake
+from vae_jax.runs import directory
 
 PUBLISHED = "experiments/reproduce/published.json"
 
@@ -22,7 +24,7 @@ def main():
     parser.add_argument("--runs", required=True, help="the directory that holds the runs")
     parser.add_argument("--published", default=PUBLISHED, help=f"default: {PUBLISHED}")
     arguments = parser.parse_args()
-    guarded(lambda: terminal.say(text(read(arguments.published, arguments.table), arguments.runs)))
+    guarded(lambda: console.say(text(read(arguments.published, arguments.table), arguments.runs)))
 
 
 def read(path, name):
@@ -51,16 +53,16 @@ def text(table, runs):
 def line(row, runs):
     """The cells of a row; of a run that is not there the first three."""
     workdir, published = runs / row["run"], f"{row['published']:g}"
-    summary = rundir.read_summary(workdir) if workdir.is_dir() else None
+    summary = directory.read_summary(workdir) if workdir.is_dir() else None
     ours = (summary or {"splits": {}})["splits"].get(row["split"], {}).get(row["number"])
     if ours is None:
         return (row["row"], published, "not run", *[""] * 5)
-    config = rundir.read_config(workdir)
+    config = directory.read_config(workdir)
     images = ours.get("num_examples") or (config["eval"]["max_examples"] if row["split"] == "test" else 0)
     return (
         row["row"],
         published,
-        terminal.number({**ours, "unit": ""}).strip(),
+        console.number({**ours, "unit": ""}).strip(),
         f"{ours['value'] - row['published']:+.2f}",
         f"{summary['epochs']:g}",
         f"{summary['step']:,}",

@@ -11,10 +11,10 @@ standard error, number of seeds. Whatever is missing or not alike is said below 
 import re
 from pathlib import Path
 
-from vae_jax import fold, swept, tables
-from vae_jax.caveats import caveats
-from vae_jax.mistakes import Parser, fail, guarded
-from vae_jax.rundir import read_metrics
+from vae_jax.console import Parser, fail, guarded
+from vae_jax.reports import collect, statistics, tables
+from vae_jax.reports.statistics import caveats
+from vae_jax.runs.directory import read_metrics
 
 TRADE = "rate-distortion"
 
@@ -42,17 +42,17 @@ def parser() -> Parser:
 
 def report(options) -> None:
     """Prints the table of the runs and writes it, with pictures, to --out."""
-    runs, notes = swept.read_runs(options.runs)
+    runs, notes = collect.read_runs(options.runs)
     if not runs:
         fail(f"no finished run: {'; '.join(notes)}")
     for flag, key in (("--x", options.x), ("--by", options.by)):
         if key is not None:
-            swept.require_swept(runs, key, flag)
+            collect.require_swept(runs, key, flag)
     if options.x is not None and options.x == options.by:
         fail(f"--x and --by are both {options.x}: lines need another key than the axis")
-    keys, along = swept.swept_keys(runs, [key for key in (options.x, options.by) if key])
+    keys, along = collect.swept_keys(runs, [key for key in (options.x, options.by) if key])
     names = chosen_names(runs, keys, options.y)
-    table, repeated = fold.fold(runs, keys, names, options.against)
+    table, repeated = statistics.fold(runs, keys, names, options.against)
     kept = [run for row in table.rows for run in row.runs.values()]
     notes += [*repeated, *caveats(kept, table, along)]
     grids = [grid for grid in (tables.means(table), tables.differences(table, options.against)) if grid]
@@ -64,19 +64,19 @@ def report(options) -> None:
 def chosen_names(runs, keys, asked) -> list[str]:
     """The numbers asked for, or those of fold.NAMES that there are; with both terms of the bound for their picture."""
     numbers = list(dict.fromkeys(name for name in asked if name != TRADE))
-    fold.require_names(runs, numbers)
-    known = fold.available(runs)
-    trade = [fold.RATE, fold.DISTORTION]
+    statistics.require_names(runs, numbers)
+    known = statistics.available(runs)
+    trade = [statistics.RATE, statistics.DISTORTION]
     if TRADE in asked:
-        fold.require_names(runs, trade)
-    names = numbers or [name for name in fold.NAMES if name in known]
-    wanted = TRADE in asked or (fold.BETA in keys and not asked and set(trade) <= set(known))
+        statistics.require_names(runs, trade)
+    names = numbers or [name for name in statistics.NAMES if name in known]
+    wanted = TRADE in asked or (statistics.BETA in keys and not asked and set(trade) <= set(known))
     return list(dict.fromkeys([*names, *(trade if wanted else [])]))
 
 
 def draw(table, runs, options) -> dict:
     """{file name without its ending: (Figure, caption)}: curves, every number over a key, rate and distortion."""
-    from vae_jax import charts  # matplotlib, which a table does without
+    from vae_jax.reports import charts  # matplotlib, which a table does without
 
     by = options.by
     records = {run.path: read_metrics(run.path) for run in runs}
@@ -86,7 +86,9 @@ def draw(table, runs, options) -> dict:
         asked = [name for name in options.y if name != TRADE] or table.names
         short = re.sub(r"[^\w.-]", "_", x)
         drawn[short] = (charts.against_key(table, x, asked, by), f"Numbers over {x}.")
-    if {fold.RATE, fold.DISTORTION} <= set(table.names) and (TRADE in options.y or fold.BETA in table.keys):
+    if {statistics.RATE, statistics.DISTORTION} <= set(table.names) and (
+        TRADE in options.y or statistics.BETA in table.keys
+    ):
         drawn[TRADE] = (charts.rate_distortion(table, by), "Rate and distortion.")
     return drawn
 
@@ -124,13 +126,13 @@ def figures(options) -> None:
     for flag, value in (("--x", options.x), ("--by", options.by), ("--y", options.y), ("--out", options.out)):
         if value:
             fail(f"{flag} belongs to a table and cannot go with --figures")
-    from vae_jax import modes  # jax's programs, which a table does without
+    from vae_jax.commands import evaluate  # jax's programs, which a table does without
 
-    runs, notes = swept.read_runs(options.runs)
+    runs, notes = collect.read_runs(options.runs)
     for note in notes:
         print(f"note: {note}")
     for run in runs:
-        drawn = run.summary.get("figures") or modes.draw(run.path)
+        drawn = run.summary.get("figures") or evaluate.draw(run.path)
         print(f"{run.path}: {', '.join(drawn)}", flush=True)
     if not runs:
         fail("no finished run")

@@ -11,13 +11,18 @@ experiments/sweeps/prior_estimate.sh and sigma.sh train such runs.
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from vae_jax import estimates, evaluate, modes, parallel, readings, rundir, terminal
-from vae_jax import setup as setups
-from vae_jax.config import ConfigError
-from vae_jax.mistakes import Mistake, Parser, guarded
+from vae_jax import console
+from vae_jax.console import Parser, guarded
+from vae_jax.errors import ConfigError, Mistake
+from vae_jax.evaluation import bounds, generation
+from vae_jax.evaluation.examples import evaluation_examples, with_codes, with_rows
+from vae_jax.keys import prior_key
+from vae_jax.parallel import devices
+from vae_jax.plotting import likelihood as likelihood_plots
+from vae_jax.runs import directory
+from vae_jax.training import setup as setups
 
 SHOWN = 8  # images in a row
 MEASURED = {  # a number of the summary -> a panel's title
@@ -29,22 +34,22 @@ MEASURED = {  # a number of the summary -> a panel's title
 
 def prior_estimate(runs):
     """The picture of `estimates.measure` with a column for each run, in the order of their latent dimensions."""
-    opened = sorted((modes.reopen(run, {}) for run in runs), key=lambda one: one[0].config.model.latent_dim)
+    opened = sorted((setups.reopen(run, {}) for run in runs), key=lambda one: one[0].config.model.latent_dim)
     panels, dims = {}, [setup.config.model.latent_dim for setup, _ in opened]
     for number, (setup, params) in enumerate(opened):
-        config, spread = setup.config.eval, parallel.spread(setup.mesh)
+        config, spread = setup.config.eval, devices.spread(setup.mesh)
         if setup.config.model.posterior == "dirac":
             raise ConfigError("an autoencoder (config.model.posterior = dirac) has no p(x) to estimate: leave it out")
         if not config.curve_examples:
             raise ConfigError("config.eval.curve_examples = 0 of a run: expected a number >= 1")
-        examples = setups.evaluation_examples(setup, "test", config.curve_examples)
-        examples = setups.with_rows(setup, params, examples)
-        weights = estimates.measure(setup.model, params, examples, config, spread)
+        examples = evaluation_examples(setup, "test", config.curve_examples)
+        examples = with_rows(setup, params, examples)
+        weights = bounds.measure(setup.model, params, examples, config, spread)
         title = f"Z = {dims[number]}" + (f", run {number + 1}" if len(set(dims)) < len(dims) else "")
-        panels[title] = estimates.curves(weights)
-        for name, entry in estimates.numbers(weights).items():
-            terminal.say(f"  {title:8}  {name:28}  {terminal.number(entry)}")
-    return readings.estimates(panels)
+        panels[title] = bounds.curves(weights)
+        for name, entry in bounds.numbers(weights).items():
+            console.say(f"  {title:8}  {name:28}  {console.number(entry)}")
+    return likelihood_plots.estimates(panels)
 
 
 def sigma(runs):
@@ -56,10 +61,10 @@ def sigma(runs):
         stderr = [entry["stderr"] or 0.0 for entry in entries]
         numbers[title] = np.array([entry["value"] for entry in entries]), np.array(stderr)
     for one in studied:
-        shown = "  ".join(f"{name} {terminal.number(one['numbers'][name])}" for name in MEASURED)
-        terminal.say(f"  {one['name']:16}  {shown}")
+        shown = "  ".join(f"{name} {console.number(one['numbers'][name])}" for name in MEASURED)
+        console.say(f"  {one['name']:16}  {shown}")
     column = lambda key: [one[key] for one in studied]
-    return readings.sigma_figure(
+    return likelihood_plots.sigma_figure(
         *(column(key) for key in ("name", "sigma", "learned")),
         numbers,
         studied[0]["original"],
@@ -69,8 +74,8 @@ def sigma(runs):
 
 def study_sigma(run):
     """sigma of a run, its numbers, and a few reconstructions and samples. Raises ConfigError if it has no one sigma."""
-    setup, params = modes.reopen(run, {})
-    config, summary = setup.config, rundir.read_summary(run) or {}
+    setup, params = setups.reopen(run, {})
+    config, summary = setup.config, directory.read_summary(run) or {}
     if config.model.likelihood != "normal" or config.model.sigma_mode == "per_dimension":
         raise ConfigError(f"{run} has no one sigma: config.model.likelihood = normal is needed, and not per_dimension")
     missing = set(MEASURED) - set(summary.get("splits", {}).get("test", {}))
@@ -80,16 +85,16 @@ def study_sigma(run):
         raise ConfigError(f"{run}: images without a condition are needed for pictures of it")
     learned = config.model.sigma_mode != "fixed"
     value = math.exp(float(params["likelihood"]["log_sigma"])) if learned else config.model.sigma
-    test = setups.with_codes(setup, params, setups.evaluation_examples(setup, "test", SHOWN))
-    key = jax.random.fold_in(jax.random.key(config.eval.seed), len(evaluate.SPLITS))
+    test = with_codes(setup, params, evaluation_examples(setup, "test", SHOWN))
+    key = prior_key(config.eval.seed)
     return {
         "name": f"σ = {value:.3g}" + (f", {config.model.sigma_mode}" if learned else ""),
         "sigma": value,
         "learned": learned,
         "numbers": summary["splits"]["test"],
         "original": np.asarray(test["image"]),
-        "reconstructions": np.asarray(evaluate.reconstruct(setup.model, params, test)),
-        "samples": np.asarray(evaluate.prior_means(setup.model, params, key, SHOWN)),
+        "reconstructions": np.asarray(generation.reconstruct(setup.model, params, test)),
+        "samples": np.asarray(generation.prior_means(setup.model, params, key, SHOWN)),
     }
 
 
@@ -112,7 +117,7 @@ def study(name, runs, out):
     figure = STUDIES[name](runs)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
-    terminal.say(f"picture    {out}")
+    console.say(f"picture    {out}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vae_jax import evaluate, modes, parallel, rundir
-from vae_jax import setup as setups
-from vae_jax.config import ConfigError, flat
-from vae_jax.examine import with_codes
-from vae_jax.model import sample_prior
+from vae_jax.config import flat
+from vae_jax.errors import ConfigError
+from vae_jax.evaluation import bounds, generation
+from vae_jax.evaluation.examples import in_chunks
+from vae_jax.models.model import sample_prior
+from vae_jax.parallel import devices
+from vae_jax.runs import directory, load
+from vae_jax.training import setup as setups
+from vae_jax.training.setup import with_codes
 
 SEED, SAMPLES = 0, 144  # of samples: their seed, how many
 PCA = "PCA"
@@ -44,11 +48,11 @@ def require_alike(workdirs):
     names = [Path(workdir).name for workdir in workdirs]
     if len({PCA, *names}) <= len(names):
         raise ConfigError(f"the names of directories tell runs apart, not {', '.join(names)}: rename some")
-    configs = [setups.read_config(workdir) for workdir in workdirs]
+    configs = [load.read_config(workdir) for workdir in workdirs]
     for workdir, config in zip(workdirs, configs, strict=True):
         require_comparable(workdir, config)
         both = f"{workdirs[0]} and {workdir}"
-        for key, (one, other) in rundir.differing(data_of(configs[0]), data_of(config)).items():
+        for key, (one, other) in directory.differing(data_of(configs[0]), data_of(config)).items():
             raise ConfigError(f"{both} have other data, {key} = {one!r} and {other!r}: compare runs on the same")
         sizes = configs[0].model.latent_dim, config.model.latent_dim
         if sizes[0] != sizes[1]:
@@ -57,13 +61,13 @@ def require_alike(workdirs):
 
 def require_comparable(workdir, config):
     """Raises ConfigError for a run that could not be compared with any."""
-    if not (rundir.read_summary(workdir) or {}).get("complete"):
+    if not (directory.read_summary(workdir) or {}).get("complete"):
         raise ConfigError(f"{workdir} is not finished: the command that began it goes on with it")
     if config.model.latent_dim > 2:
         raise ConfigError(f"{workdir} has latent_dim = {config.model.latent_dim}: 1 and 2 are compared, and drawn")
     if config.data.condition != "none" or config.model.posterior == "two_layer":
         raise ConfigError(f"{workdir} has a condition or two layers: z must be all that a decoder is given")
-    if len(setups.read_info(workdir).event_shape) < 2:
+    if len(load.read_info(workdir).event_shape) < 2:
         raise ConfigError(f"{workdir} was trained on vectors: images are compared")
 
 
@@ -75,19 +79,17 @@ def data_of(config):
 
 def run_subject(workdir):
     """(Subject, Images) of a trained run, its data loaded again."""
-    setup, params = modes.reopen(workdir, {})
-    config, model, spread = setup.config, setup.model, parallel.spread(setup.mesh)
+    setup, params = setups.reopen(workdir, {})
+    config, model, spread = setup.config, setup.model, devices.spread(setup.mesh)
     train = with_codes(setup, params, "train", 0, workdir)
     test = with_codes(setup, params, "test", config.eval.max_examples, workdir)
     shape, prior = setup.dataset.info.event_shape, config.model.posterior != "dirac"
-    bound = evaluate.bound_numbers(model, params, test, shape, config.eval, spread) if prior else {}
-    decode = lambda z: evaluate.in_chunks(
-        partial(evaluate.decode_means, model, params), z, config.eval.chunk_rows, spread
-    )
+    bound = bounds.bound_numbers(model, params, test, shape, config.eval, spread) if prior else {}
+    decode = lambda z: in_chunks(partial(generation.decode_means, model, params), z, config.eval.chunk_rows, spread)
     if prior:
         draws = jax.device_get(sample_prior(model, params, jax.random.key(SEED), SAMPLES))[0]
     else:
-        draws = evaluate.code_draws(train["mean"], SAMPLES, SEED)
+        draws = generation.code_draws(train["mean"], SAMPLES, SEED)
     codes, standard = (train["mean"], test["mean"]), prior and config.model.prior == "standard_normal"
     subject = Subject(Path(workdir).name, describe(config), *codes, decode, draws, prior, standard, bound)
     return subject, Images(train["image"], test["image"], test.get("label"))
@@ -111,5 +113,5 @@ def pca_subject(real, dim):
     pca = Principal(dim, random_state=SEED).fit(vectors(real.train))
     decode = lambda z: pca.inverse_transform(z).reshape(-1, *real.train.shape[1:]).astype(np.float32)
     codes = [pca.transform(vectors(images)).astype(np.float32) for images in (real.train, real.test)]
-    draws = evaluate.code_draws(codes[0], SAMPLES, SEED)
+    draws = generation.code_draws(codes[0], SAMPLES, SEED)
     return Subject(PCA, "principal components", *codes, decode, draws, False, False, {})

@@ -19,9 +19,11 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from vae_jax import command
 from vae_jax import config as configs
-from vae_jax.command import CONFIG, DEVICES, INIT_FROM, WORKDIR, fail
+from vae_jax.commands import flags as command
+from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
+from vae_jax.console import fail
+from vae_jax.errors import ConfigError
 
 MEMORY = flags.DEFINE_float("memory", 0.0, "GiB that training may take of each device; 0: what is free.", 0.0)
 BATCHING = flags.DEFINE_enum(
@@ -44,18 +46,20 @@ def main(arguments):
 
 def sweep():
     """Trains all combinations and prints their numbers."""
-    from vae_jax import members, parallel, terminal
+    from vae_jax import console
+    from vae_jax.parallel import devices
+    from vae_jax.training import many_runs
 
     config, grid = command.asked_config(), read_grid(SWEEP.value, command.given() | command.overrides())
-    runs = [members.Member(*make_member(config, values)) for values in combinations(grid)]
-    parallel.use_cores()
+    runs = [many_runs.Member(*make_member(config, values)) for values in combinations(grid)]
+    devices.use_cores()
     spelled = ", ".join(f"{key} {','.join(map(str, values))}" for key, values in grid.items())
-    terminal.say(f"sweep      {len(runs)} runs: {spelled}")
+    console.say(f"sweep      {len(runs)} runs: {spelled}")
     for line in idle(config, grid):
-        terminal.say(f"note       {line}")
-    options = members.Options(DEVICES.value, int(MEMORY.value * 2**30) or None, BATCHING.value)
-    failed = members.train_members(runs, options)
-    terminal.say(table([run.workdir for run in runs if run.workdir not in failed]))
+        console.say(f"note       {line}")
+    options = many_runs.Options(DEVICES.value, int(MEMORY.value * 2**30) or None, BATCHING.value)
+    failed = many_runs.train_members(runs, options)
+    console.say(table([run.workdir for run in runs if run.workdir not in failed]))
     if failed:
         reasons = "; ".join(f"{workdir}: {reason}" for workdir, reason in failed.items())
         fail(f"{len(failed)} of {len(runs)} runs stopped, the others are finished. {reasons}")
@@ -67,11 +71,11 @@ def read_grid(assignments, given):
     for assignment in assignments:
         key, _, text = assignment.partition("=")
         if key not in defaults:
-            raise configs.ConfigError(configs.unknown_key(key))
+            raise ConfigError(configs.unknown_key(key))
         if configs.in_groups(key, configs.CHANGEABLE):
-            raise configs.ConfigError(f"--sweep.{key}: no run is another run by this key; use --config.{key}=VALUE")
+            raise ConfigError(f"--sweep.{key}: no run is another run by this key; use --config.{key}=VALUE")
         if key in grid or key in given:
-            raise configs.ConfigError(f"--sweep.{key}={text}: config.{key} is given twice")
+            raise ConfigError(f"--sweep.{key}={text}: config.{key} is given twice")
         grid[key] = read_values(key, text, defaults[key])
     return grid
 
@@ -85,7 +89,7 @@ def read_values(key, text, default):
         texts = text.split(",")
     values = [read_value(key, value, default) for value in texts]
     if not values or len(set(values)) < len(values):
-        raise configs.ConfigError(f"--sweep.{key}={text}: {'a value is there twice' if values else 'an empty range'}")
+        raise ConfigError(f"--sweep.{key}={text}: {'a value is there twice' if values else 'an empty range'}")
     return values
 
 
@@ -100,7 +104,7 @@ def read_value(key, text, default):
     except (ValueError, KeyError):
         joined = " joined by x, say 128x64" if isinstance(default, tuple) else ""
         expected = "integers" if joined else configs.TYPE_NAMES[type(default)]
-        raise configs.ConfigError(f"config.{key} = {text!r}: expected {expected}{joined}") from None
+        raise ConfigError(f"config.{key} = {text!r}: expected {expected}{joined}") from None
 
 
 def combinations(grid):
@@ -110,17 +114,17 @@ def combinations(grid):
 
 def make_member(config, values):
     """(config, workdir) of one combination: what vae_jax.main makes of --config.KEY=VALUE."""
-    from vae_jax import rundir
+    from vae_jax.runs import directory
 
     own = ConfigDict(config.to_dict())
     own.update_from_flattened_dict(values)
-    workdir = Path(rundir.default_workdir(command.config_path(), command.overrides() | values))
+    workdir = Path(directory.default_workdir(command.config_path(), command.overrides() | values))
     return configs.validate(own), Path(WORKDIR.value) / workdir.name if WORKDIR.value else workdir
 
 
 def idle(config, grid):
     """A line for each weight in the grid that the objective does not have, so that it makes no difference."""
-    from vae_jax.objectives import OBJECTIVES
+    from vae_jax.objectives.loss import OBJECTIVES
 
     name = config.objective.name
     if "objective.name" not in grid:
@@ -132,13 +136,14 @@ def idle(config, grid):
 
 def table(workdirs):
     """The final numbers of all runs on test, a line each."""
-    from vae_jax import rundir, terminal
+    from vae_jax import console
+    from vae_jax.runs import directory
 
     lines, width = [], max((len(str(workdir)) for workdir in workdirs), default=0)
     for workdir in workdirs:
-        test = rundir.read_summary(workdir)["splits"]["test"]
+        test = directory.read_summary(workdir)["splits"]["test"]
         shown = [name for name in ("elbo", "nll", "log_likelihood") if name in test][:2]
-        numbers = "   ".join(f"{name} {terminal.number(test[name])}" for name in shown)
+        numbers = "   ".join(f"{name} {console.number(test[name])}" for name in shown)
         lines.append(f"  {workdir!s:{width}}  test  {numbers}")
     return "\n".join(lines)
 

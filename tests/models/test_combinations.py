@@ -1,0 +1,269 @@
+"""Posterior x prior x likelihood x objective x network x inference: what goes together, and what is refused.
+
+Every pair of choices occurs in some combination that is traced; a chosen few are trained, evaluated and sampled, and in
+the slow suite all of them.
+"""
+
+import itertools
+import random
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax import config as configs
+from vae_jax.data.datasets import Info
+from vae_jax.errors import ConfigError
+from vae_jax.evaluation import bounds, generation
+from vae_jax.evaluation.examples import fit_chunk, infer_rows, mean_of_q
+from vae_jax.models import inference
+from vae_jax.models.model import make_model, sample_prior
+from vae_jax.objectives.loss import OBJECTIVES, make_loss, make_objective, make_refine
+from vae_jax.parallel import devices
+from vae_jax.training import step
+from vae_jax.training.optimizer import make_optimizer, make_row_optimizer
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
+SIGMA_MODES = ("learned", "per_dimension", "optimal")
+AXES = {
+    "model.posterior": configs.ALLOWED["model.posterior"],
+    "model.prior": configs.ALLOWED["model.prior"],
+    "model.likelihood": configs.ALLOWED["model.likelihood"] + SIGMA_MODES,
+    "objective.name": configs.ALLOWED["objective.name"],
+    "network": configs.ALLOWED["model.encoder"],
+    "inference.kind": configs.ALLOWED["inference.kind"],
+}
+DOCS = Path(__file__).parents[2] / "docs" / "families.md"
+
+
+def make_config(choice):
+    """A small configuration of one choice on each axis; not validated."""
+    config = configs.default()
+    config.data.binarization = "none"
+    config.data.condition = "label" if choice["model.prior"] == "conditional" else "none"
+    small = {"latent_dim": 3, "hidden": (5,), "channels": (2, 3), "upper_dim": 2, "upper_hidden": (4,), "components": 3}
+    config.model.update({**small, "flow_layers": 2, "flow_width": 4, "flow_context": 2, "levels": 8, "mixture_size": 2})
+    config.objective.update({"num_samples": 4, "groups": 2, "beta": 0.7, "free": 0.1, "capacity": 1.0, "code": 0.1})
+    config.inference.steps = 2
+    config.train.batch_size = 4
+    for axis, value in choice.items():
+        if axis == "network":
+            config.model.encoder = config.model.decoder = value
+        elif value in SIGMA_MODES:
+            config.model.likelihood, config.model.sigma_mode = "normal", value
+        else:
+            config.update_from_flattened_dict({axis: value})
+    return config
+
+
+PLAIN = make_config({axis: values[0] for axis, values in AXES.items()}).to_dict()
+
+
+def valid(choice):
+    """Whether the table allows it; on plain dicts, since the cover asks a hundred thousand times."""
+    config = {
+        **PLAIN,
+        "model": {**PLAIN["model"]},
+        "objective": {**PLAIN["objective"]},
+        "inference": {**PLAIN["inference"]},
+    }
+    for axis, value in choice.items():
+        group, _, key = axis.partition(".")
+        if key and value not in SIGMA_MODES:
+            config[group][key] = value
+    return not any(configs.holds(one, config) and configs.holds(other, config) for one, other, _ in configs.IMPOSSIBLE)
+
+
+def pairs_in(choice):
+    return set(itertools.combinations(sorted(choice.items()), 2))
+
+
+@cache
+def cover():
+    """(combinations in which every possible pair of choices occurs, the pairs that are impossible); always the same."""
+    rng = random.Random(0)
+    axes = sorted(AXES.items())
+    everything = [((a, x), (b, y)) for (a, xs), (b, ys) in itertools.combinations(axes, 2) for x in xs for y in ys]
+    uncovered, chosen, impossible = dict.fromkeys(everything), [], []
+    while uncovered:
+        pair = next(iter(uncovered))
+        tries = ({axis: rng.choice(values) for axis, values in axes} | dict(pair) for _ in range(400))
+        best = max(filter(valid, tries), key=lambda c: len(pairs_in(c) & uncovered.keys()), default=None)
+        if best is None:
+            impossible.append(pair)
+            del uncovered[pair]
+            continue
+        chosen.append(best)
+        for covered in pairs_in(best):
+            uncovered.pop(covered, None)
+    return chosen, impossible
+
+
+NUM, CLASSES, EVENT = 16, 3, (8, 8, 1)
+
+
+def make_info(config):
+    return Info("test", EVENT, NUM, CLASSES, (0.0, 1.0), (CLASSES,) if config.data.condition == "label" else None)
+
+
+def make_batch(config):
+    """Images, rows and conditions for a batch of 4."""
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 8, (4, *EVENT)).astype(np.float32) / 7, "index": np.arange(4)}
+    if config.inference.kind == "per_datapoint":
+        batch["row"] = np.arange(4)
+    if config.data.condition == "label":
+        batch["condition"] = np.eye(CLASSES, dtype=np.float32)[[0, 1, 2, 0]]
+    return batch
+
+
+def the_loss(config):
+    """A training loss as the driver makes it, from a key: sums over the batch."""
+    model, batch = make_model(config, make_info(config)), make_batch(config)
+    objective = make_objective(config, NUM, devices.ALONE)
+    if "gather" in objective.keywords:
+        objective = partial(objective, gather=None)
+    loss = make_loss(model, objective, make_refine(config.objective))
+    weights = {name: config.objective[name] for name in OBJECTIVES[config.objective.name].weights}
+
+    def value(key):
+        params, rows = model.init(key, batch["image"], batch.get("condition"))
+        rows = jax.tree.map(lambda column: column[:4], rows)
+        return loss(params, rows, batch, [jax.random.split(key, 4)] * 5, weights)
+
+    return value
+
+
+def test_every_possible_pair_is_covered_and_the_others_are_refused_by_name():
+    chosen, impossible = cover()
+    covered = set().union(*map(pairs_in, chosen))
+    assert len(covered) + len(impossible) == sum(
+        len(xs) * len(ys) for xs, ys in itertools.combinations(AXES.values(), 2)
+    )
+    assert len(chosen) < 260 and not covered & set(impossible)
+    plain = {axis: values[0] for axis, values in AXES.items()}
+    for pair in impossible:
+        with pytest.raises(ConfigError, match="cannot go with"):
+            configs.validate(make_config(plain | dict(pair)))
+
+
+@pytest.mark.parametrize("one, other, why", configs.IMPOSSIBLE)
+def test_each_refusal_says_what_to_do_and_is_in_the_docs(one, other, why):
+    assert any(word in why for word in ("use ", "leave "))
+    one, other = (clause.replace("|", "\\|") for clause in (one, other))  # as Markdown wants it in a table
+    assert f"| `{one}` | `{other}` | {why} |" in DOCS.read_text()
+
+
+def test_every_pair_traces():
+    """Initialization, inference, bound, objective and likelihood of each combination, in shapes."""
+    for choice in cover()[0]:
+        config = configs.validate(make_config(choice))
+        loss, report = jax.eval_shape(the_loss(config), jax.random.key(0))
+        assert loss.shape == () and loss.dtype == np.float32, choice
+        assert ("elbo" in report) == (choice["model.posterior"] != "dirac"), choice
+
+
+@cache
+def twenty():
+    """Twenty of the combinations, in which every choice on every axis occurs."""
+    chosen, seen = [], set()
+    rest = list(cover()[0])
+    while len(chosen) < 20:
+        best = max(rest, key=lambda choice: len(choice.items() - seen))
+        chosen.append(best)
+        rest.remove(best)
+        seen |= best.items()
+    assert seen == {(axis, value) for axis, values in AXES.items() for value in values}
+    return chosen
+
+
+@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def train_evaluate_sample(config, key):
+    """(state before, state after three steps, their metrics, `measure` of the batch), as one program: compiled once."""
+    model, batch = make_model(config, make_info(config)), make_batch(config)
+    objective = make_objective(config, NUM, devices.ALONE)
+    if "gather" in objective.keywords:
+        objective = partial(objective, gather=None)
+    rows = step.RowUpdates(make_row_optimizer(), lambda hyper, step: 0.1, 2)
+    train_step = step.make_train_step(
+        model,
+        make_optimizer(config.optimizer),
+        objective,
+        learning_rate=lambda hyper, step: 0.01,
+        refine=make_refine(config.objective),
+        rows=rows if inference.has_table(config) else None,
+    )
+    weights = {name: jnp.float32(config.objective[name]) for name in OBJECTIVES[config.objective.name].weights}
+    start = step.init_state(
+        model,
+        make_optimizer(config.optimizer),
+        key,
+        batch["image"],
+        batch.get("condition"),
+        index=np.arange(NUM),
+        row_optimizer=make_row_optimizer(),
+    )
+    one = lambda state, _: train_step(key, {"objective": weights}, state, batch)
+    state, metrics = jax.lax.scan(one, start, length=3)
+    return start, state, metrics, measure(model, config, state.params, {**batch, "key": jax.random.split(key, 4)})
+
+
+def measure(model, config, params, examples):
+    """Numbers of the examples, with rows found as the config says; reconstructions, and samples and their means."""
+    if inference.has_table(config):
+        examples["rows"] = fit_chunk(model, params, examples, config.fit)
+    else:
+        examples["rows"] = infer_rows(model, params, examples)
+    numbers = bounds.elbo_terms(model, params, examples, 2)
+    if "elbo" in numbers:
+        numbers |= bounds.importance_log_px(model, params, examples, 3, 2)
+    examples["mean"] = mean_of_q(model, params, examples)
+    condition, key = examples.get("condition"), examples["key"][0]
+    drawn = model.decode(params, sample_prior(model, params, key, 4, condition), condition).sample(key)[0]
+    images = [
+        generation.reconstruct(model, params, examples),
+        generation.prior_means(model, params, key, 4, condition),
+        drawn,
+    ]
+    return numbers, images
+
+
+def require_it_works(choice):
+    config = make_config(choice)
+    config.fit.update({"num_samples": 2, "max_steps": 2, "window": 1})
+    start, state, metrics, (numbers, images) = train_evaluate_sample(configs.validate(config), jax.random.key(0))
+    for leaf in jax.tree.leaves((state.params, state.local, metrics, numbers, images)):
+        assert np.isfinite(leaf).all()
+    for part, leaves in state.params.items():
+        moved = jax.tree.leaves(jax.tree.map(lambda old, new: np.any(old != new), start.params[part], leaves))
+        assert np.mean(moved) > 0.5, part
+    assert ("log_px" in numbers) == (choice["model.posterior"] != "dirac")
+    assert all(value.shape == (4,) for value in numbers.values())
+    assert all(image.shape == (4, *EVENT) for image in images)
+
+
+def name_of(choice):
+    return "-".join(str(choice[axis]) for axis in AXES)
+
+
+SOME = [number if number in (0, 1, 3) else pytest.param(number, marks=pytest.mark.slow) for number in range(20)]
+
+
+@pytest.mark.parametrize("number", SOME)
+def test_twenty_train_evaluate_and_sample(number):
+    require_it_works(twenty()[number])
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_all_train_evaluate_and_sample():
+    for choice in cover()[0]:
+        try:
+            require_it_works(choice)
+        except Exception as error:
+            raise AssertionError(name_of(choice)) from error
+        jax.clear_caches()

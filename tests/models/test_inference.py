@@ -1,0 +1,452 @@
+"""Three ways to q(z|x) against what is known: closed-form optima, finite differences, arithmetic by hand."""
+
+from functools import cache, partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from vae_jax import config as configs
+from vae_jax.distributions.basic import Normal, StandardNormal
+from vae_jax.evaluation import examples
+from vae_jax.evaluation.examples import bound, fit_examples
+from vae_jax.keys import Use, example_keys, fold_in_each, split_keys
+from vae_jax.models import inference
+from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_rows, refine
+from vae_jax.models.model import Model, make_model
+from vae_jax.objectives import regularized
+from vae_jax.objectives.elbo import elbo_fn
+from vae_jax.objectives.loss import make_loss
+from vae_jax.parallel import devices
+from vae_jax.training import step
+
+Z, DIM, SIGMA, NUM_EXAMPLES = 2, 4, 0.8, 8
+HEADS = {"mean": (Z,), "log_std": (Z,)}
+
+
+# ---- a linear-Gaussian world, where the best diagonal q is known
+
+
+def make_world(rotated):
+    """x = W z + b + sigma eps, and by NumPy in float64 what the best diagonal q and its ELBO are, per example.
+
+    The posterior is N(m, P^-1) with P = I + W'W / sigma^2 and m = P^-1 W'(x - b) / sigma^2. Of all diagonal q,
+    N(m, diag(1 / P_jj)) has the least KL to it, which is (sum_j log P_jj - log det P) / 2: none where W has orthogonal
+    columns, so that the posterior is itself diagonal.
+    """
+    rng = np.random.default_rng(7)
+    weight = np.linalg.qr(rng.normal(size=(DIM, Z)))[0] * [1.5, 0.7]
+    if rotated:
+        weight = weight @ [[np.cos(0.7), np.sin(0.7)], [-np.sin(0.7), np.cos(0.7)]]
+    bias = rng.normal(size=DIM)
+    x = bias + rng.normal(size=(NUM_EXAMPLES, Z)) @ weight.T + SIGMA * rng.normal(size=(NUM_EXAMPLES, DIM))
+    precision = np.eye(Z) + weight.T @ weight / SIGMA**2
+    mean = np.linalg.solve(precision, weight.T @ (x - bias).T / SIGMA**2).T
+    covariance = weight @ weight.T + SIGMA**2 * np.eye(DIM)
+    mahalanobis = np.einsum("bi,ij,bj->b", x - bias, np.linalg.inv(covariance), x - bias)
+    log_px = -0.5 * (mahalanobis + np.linalg.slogdet(2 * np.pi * covariance)[1])
+
+    def elbo(rows):
+        """log p(x) - KL(q || p(z|x)) of any diagonal q, [B]."""
+        difference, var = np.asarray(rows["mean"], float) - mean, np.exp(2 * np.asarray(rows["log_std"], float))
+        quadratic = np.einsum("bi,ij,bj->b", difference, precision, difference)
+        log_det = np.linalg.slogdet(precision)[1]
+        return log_px - 0.5 * (var @ np.diag(precision) + quadratic - Z - log_det - np.log(var).sum(-1))
+
+    log_std = np.broadcast_to(-0.5 * np.log(np.diag(precision)), mean.shape)
+    best = {"mean": mean, "log_std": log_std}
+    return SimpleNamespace(x=x, weight=weight, bias=bias, log_px=log_px, elbo=elbo, best=best)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["diagonal", "rotated"])
+def world(request):
+    return make_world(request.param)
+
+
+def test_the_world_is_what_it_says(world):
+    """The best diagonal q reaches log p(x) in the diagonal case, and is 0.09 nats short of it in the rotated one."""
+    slack = world.log_px - world.elbo(world.best)
+    np.testing.assert_allclose(slack, slack[0], atol=1e-12)
+    assert abs(slack[0]) < 1e-12 or slack[0] > 0.09
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = {name: value + 0.1 * rng.normal(size=value.shape) for name, value in world.best.items()}
+        assert (world.elbo(moved) < world.elbo(world.best)).all()
+
+
+def linear_model(kind):
+    """A linear encoder and the world's decoder, whose weights are parameters too."""
+
+    def encode(params, x, condition=None):
+        encoder = params["encoder"]
+        mean = x @ encoder["weight"] + encoder["bias"]
+        return {"mean": mean, "log_std": jnp.broadcast_to(encoder["log_std"], mean.shape)}
+
+    def decode(params, z, condition=None):
+        mean = z @ params["decoder"]["weight"].T + params["decoder"]["bias"]
+        return Normal(mean, jnp.full_like(mean, jnp.log(SIGMA)))
+
+    make_q = lambda params, rows: Normal(rows["mean"], rows["log_std"])
+    settings = SimpleNamespace(steps=3, step_size=2e-2, momentum=0.5, clip_norm=5.0, stop_gradient=False)
+    infer = INFERENCES[kind](encode, make_q, settings)
+    prior = lambda params, condition=None: StandardNormal((Z,))
+    return Model(None, infer, partial(STARTS["zeros"], HEADS), make_q, encode, decode, prior)
+
+
+def linear_params(world):
+    encoder = {"weight": jnp.zeros((DIM, Z)), "bias": jnp.zeros(Z), "log_std": jnp.zeros(Z)}
+    return {"encoder": encoder, "decoder": {"weight": jnp.asarray(world.weight), "bias": jnp.asarray(world.bias)}}
+
+
+@cache
+def linear_training(kind, num_steps=2000):
+    """(start, run): run(state, batch) makes `num_steps` of the training step, the decoder frozen by its optimizer."""
+    model = linear_model(kind)
+    frozen = {"encoder": optax.adam(1.0), "decoder": optax.set_to_zero()}
+    optimizer = optax.multi_transform(frozen, {"encoder": "encoder", "decoder": "decoder"})
+    rate = lambda hyper, step: 0.03 * 0.5 * (1 + jnp.cos(jnp.pi * step / num_steps))
+    rows = step.RowUpdates(optax.adam(1.0), rate) if kind == "per_datapoint" else None
+    objective = partial(regularized.elbo, num_samples=16)
+    train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, rows=rows)
+
+    def start(params):
+        table = model.start_rows(jax.random.split(jax.random.key(0), NUM_EXAMPLES))
+        local = step.Local(table, jax.vmap(optax.adam(1.0).init)(table)) if rows else ()
+        return step.State(jnp.int32(0), params, optimizer.init(params), (), local)
+
+    @jax.jit
+    def run(state, batch):
+        one = lambda state, _: (train_step(jax.random.key(1), {"objective": {}}, state, batch)[0], None)
+        return jax.lax.scan(one, state, length=num_steps)[0]
+
+    return model, start, run
+
+
+@pytest.mark.parametrize("kind", INFERENCES)
+def test_every_way_finds_the_best_q(kind, world):
+    """Trained with the decoder known and frozen, the q of every example is within 0.01 nats of the best.
+
+    A linear encoder can represent that best q here. Where the posterior is diagonal, the ELBO is then log p(x).
+    """
+    model, start, run = linear_training(kind)
+    index = jnp.arange(NUM_EXAMPLES)
+    batch = {"image": jnp.asarray(world.x, jnp.float32), "index": index, "row": index}
+    state = start(linear_params(world))
+    trained = run(state, batch)
+
+    def rows_of(state):
+        bound = examples.bound(model, state.params, batch, num_samples=64)
+        keys = example_keys(jax.random.key(2), index, Use.TRAIN_REFINE)
+        return model.infer(state.params, step.rows_of(state.local), keys, batch, bound)
+
+    best = world.elbo(world.best)
+    assert (best - world.elbo(rows_of(state)) > 0.1).all(), "the start must not be the answer"
+    gap = best - world.elbo(rows_of(trained))
+    assert gap.min() > -1e-5 and gap.max() < 0.01, gap
+    for before, after in zip(*(jax.tree.leaves(s.params["decoder"]) for s in (state, trained)), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+# ---- rows fitted to examples one by one, the decoder frozen
+
+
+@cache
+def fitting(num_samples=16, **changes):
+    """fit(params, x, start rows, keys) -> (rows, steps taken), compiled."""
+    model = linear_model("per_datapoint")
+    options = {"learning_rate": 0.05, "max_steps": 600, "window": 50, "patience": 3, **changes}
+
+    @jax.jit
+    def fit(params, x, start, keys):
+        bound = examples.bound(model, params, {}, num_samples)
+        return fit_rows(lambda keys, rows: bound(keys, x, model.make_q(params, rows)), start, keys, **options)
+
+    return fit
+
+
+def keys_of(count, seed):
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(count))
+
+
+@pytest.mark.parametrize("start", ["zeros", "prior", "far"])
+def test_fitted_rows_are_the_best_from_any_start(start, world):
+    """From N(0, I), from means drawn from the prior, and from a bad encoder's (means of 3): within 0.01 nats."""
+    keys = keys_of(NUM_EXAMPLES, 3)
+    far = lambda heads, keys: {"mean": jnp.full((len(keys), Z), 3.0), "log_std": jnp.full((len(keys), Z), -2.0)}
+    rows = {**STARTS, "far": far}[start](HEADS, keys)
+    fitted, steps = fitting()(linear_params(world), jnp.asarray(world.x, jnp.float32), rows, keys)
+    gap = world.elbo(world.best) - world.elbo(fitted)
+    assert gap.min() > -1e-5 and gap.max() < 0.01, gap
+    assert (steps % 50 == 0).all() and (steps >= 200).all() and (steps <= 600).all()
+
+
+def test_a_fit_does_not_see_its_companions():
+    """Each example fitted alone, and in a batch of 8: the same rows after the same number of steps."""
+    world, keys = make_world(rotated=True), keys_of(NUM_EXAMPLES, 3)
+    x, rows = jnp.asarray(world.x, jnp.float32), STARTS["prior"](HEADS, keys)
+    together, steps = fitting()(linear_params(world), x, rows, keys)
+    assert len(set(steps.tolist())) > 1, "examples of one batch stop at different times"
+    for i in (0, 5):
+        own = jax.tree.map(lambda column, i=i: column[i : i + 1], (x, rows, keys))
+        alone, steps_alone = fitting()(linear_params(world), *own)
+        assert steps_alone[0] == steps[i]
+        for name in HEADS:
+            np.testing.assert_allclose(alone[name][0], together[name][i], atol=1e-6)
+
+
+def test_examples_stop_each_on_its_own():
+    """value = -|row - target|^2: who starts at the target stops after 1 + patience windows, who is far away goes on.
+
+    At the target every gradient is 0 and no window after the first is better than it: 4 windows of 25 steps. At a
+    distance of 2 and a rate of 0.05 the way there takes 2 / 0.05 = 40 steps, so the second window is better.
+    """
+    target = jnp.array([[0.0], [2.0], [0.0]])
+    value = lambda keys, rows: -((rows["mean"] - target) ** 2).sum(-1)
+    start = {"mean": jnp.zeros((3, 1))}
+    options = {"learning_rate": 0.05, "window": 25, "patience": 3}
+    fitted, steps = fit_rows(value, start, keys_of(3, 0), max_steps=1000, **options)
+    assert steps.tolist()[::2] == [100, 100] and 125 <= steps[1] < 1000
+    np.testing.assert_allclose(fitted["mean"], target, atol=1e-2)
+    np.testing.assert_array_equal(fitted["mean"][::2], 0)
+    _, steps = fit_rows(value, start, keys_of(3, 0), max_steps=110, **options)
+    assert steps.tolist() == [100, 100, 100]
+
+
+@pytest.mark.parametrize("max_steps, taken", [(4, 4), (25, 20)])
+def test_few_steps_are_steps_all_the_same(max_steps, taken):
+    """A window longer than the whole fit is cut to it; steps beyond the last whole window are not taken."""
+    value = lambda keys, rows: -((rows["mean"] - 1) ** 2).sum(-1)
+    options = {"learning_rate": 0.1, "window": 10, "patience": 3}
+    fitted, steps = fit_rows(value, {"mean": jnp.zeros((2, 1))}, keys_of(2, 0), max_steps=max_steps, **options)
+    assert steps.tolist() == [taken, taken]
+    assert (fitted["mean"] > 0.05).all()
+
+
+def test_the_average_of_the_last_window_is_the_answer():
+    """One window of two steps of Adam, worked by hand.
+
+    From 0 with value = row, the gradient is 1 at every step, and so is Adam's update. The cosine rates of 2 steps are
+    0.1 (1 + cos 0)/2 = 0.1 and 0.1 (1 + cos(pi/2))/2 = 0.05: iterates 0.1 and 0.15, whose average is 0.125.
+    """
+    value = lambda keys, rows: rows["mean"][:, 0]
+    start = {"mean": jnp.zeros((1, 1))}
+    fitted, _ = fit_rows(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=2, window=2, patience=1)
+    np.testing.assert_allclose(fitted["mean"], 0.125, rtol=1e-5)
+
+
+def test_a_stale_window_calms_the_steps():
+    """Four windows of one step on a value that is always 0 but has the gradient 1, worked by hand.
+
+    Only the first window is better than what came before (nothing), so rates are 0.1 (1 + cos(pi k / 4))/2 * 0.3^stale
+    with stale = 0, 0, 1, 2: 0.1 + 0.0853553 + 0.05 * 0.3 + 0.0146447 * 0.09 = 0.2016733.
+    """
+    value = lambda keys, rows: rows["mean"][:, 0] - jax.lax.stop_gradient(rows["mean"][:, 0])
+    start = {"mean": jnp.zeros((1, 1))}
+    fitted, steps = fit_rows(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=4, window=1, patience=9)
+    assert steps.tolist() == [4]
+    np.testing.assert_allclose(fitted["mean"], 0.2016733, rtol=1e-5)
+
+
+def test_chunks_do_not_change_a_fit():
+    """`evaluate.fit_examples` in chunks of 2 and of 5 examples (the last one filled up) gives the same rows."""
+    world, model = make_world(rotated=False), linear_model("per_datapoint")
+    config = configs.validate(configs.default()).fit
+    examples = {"image": np.asarray(world.x, np.float32), "key": split_keys(0, "test", NUM_EXAMPLES)}
+    fit = lambda size: fit_examples(
+        model, linear_params(world), examples, config, size * config.num_samples, devices.HERE
+    )
+    two, five = fit(2), fit(5)
+    for name in HEADS:
+        np.testing.assert_allclose(two[name], five[name], atol=1e-6)
+    assert (world.elbo(world.best) - world.elbo(two)).max() < 0.01
+
+
+# ---- refinement
+
+
+def test_refinement_by_hand():
+    """value = -row^2 / 2, so that the gradient is -row; step 0.1, momentum 0.5, norm at most 5.
+
+    From 1:  velocity -1, row 0.9;  velocity -0.5 - 0.9 = -1.4, row 0.76.
+    From 10: velocity -5 (clipped from -10), row 9.5;  velocity -2.5 - 5 (from -9.5) = -7.5, row 8.75.
+    """
+    value = lambda keys, rows: -0.5 * (rows["a"] ** 2).sum(-1)
+    refined = refine(value, {"a": jnp.array([[1.0], [10.0]])}, keys_of(2, 0), 2, 0.1, 0.5, 5.0)
+    np.testing.assert_allclose(refined["a"], [[0.76], [8.75]], rtol=1e-6)
+    free = refine(value, {"a": jnp.array([[1.0], [10.0]])}, keys_of(2, 0), 2, 0.1, 0.5, 0.0)
+    np.testing.assert_allclose(free["a"], [[0.76], [7.6]], rtol=1e-6)
+
+
+def test_clipping_by_hand():
+    """Norms over all of an example's numbers: (3, 4) | 12 has 13, clipped to 6.5 it halves; (0.3, 0.4) | 1.2 stays."""
+    gradient = {"a": jnp.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), "b": jnp.array([[[12.0]], [[1.2]], [[0.0]]])}
+    clipped = clip_each(gradient, 6.5)
+    np.testing.assert_allclose(clipped["a"], [[1.5, 2.0], [0.3, 0.4], [0.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"], [[[6.0]], [[1.2]], [[0.0]]], rtol=1e-6)
+    slope = jax.jit(jax.grad(lambda g: sum(leaf.sum() for leaf in jax.tree.leaves(clip_each(g, 6.5)))))(gradient)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+class Info:
+    event_shape, num_train, value_range = (3, 2), 16, (0.0, 1.0)
+    condition_shape = None
+    condition_shape = None
+
+
+@cache
+def small_model(kind="semi_amortized", **changes):
+    """A Bernoulli model with tanh layers; refined by steps large enough to matter, some examples clipped."""
+    config = configs.default()
+    config.model.latent_dim, config.model.hidden = Z, (4,)
+    config.inference.kind, config.data.binarization = kind, "fixed"
+    config.inference.update({"step_size": 0.1, "momentum": 0.5, "clip_norm": CLIP, **changes})
+    return make_model(configs.validate(config), Info)
+
+
+CLIP = 2.0
+
+
+def small_batch(count=6):
+    """Random parameters, in float64 where that is on, and a batch of binary images."""
+    rng, dtype = np.random.default_rng(5), jnp.zeros(()).dtype
+    x = jnp.asarray(rng.uniform(size=(count, *Info.event_shape)) < 0.4, dtype)
+    shapes, _ = jax.eval_shape(small_model().init, jax.random.key(0), x)
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.6 * rng.normal(size=leaf.shape), dtype), shapes)
+    return params, {"image": x, "index": jnp.arange(count)}
+
+
+def noise(batch):
+    return [example_keys(jax.random.key(8), batch["index"], use) for use in range(5)]
+
+
+def outer_loss(model, batch):
+    """params -> the training loss of the batch, refinement included."""
+    loss = make_loss(model, regularized.elbo)
+    return lambda params: loss(params, (), batch, noise(batch), {})[0]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_outer_gradient_is_that_of_finite_differences(steps):
+    """Every parameter of encoder and decoder, float64, central differences: (L(p + h) - L(p - h)) / 2h, h = 1e-5.
+
+    Truncation is of order h^2 = 1e-10, rounding 1e-16 * 20 / h = 2e-10.
+    """
+    with jax.enable_x64(True):
+        params, batch = small_batch()
+        loss = outer_loss(small_model(steps=steps), batch)
+        flat, unravel = ravel_pytree(params)
+        assert flat.dtype == jnp.float64
+        moved = flat + 1e-5 * jnp.concatenate([jnp.eye(len(flat)), -jnp.eye(len(flat))])
+        both = jax.jit(
+            lambda flat, moved: (jax.grad(loss)(unravel(flat)), jax.lax.map(lambda p: loss(unravel(p)), moved))
+        )
+        gradient, values = both(flat, moved)
+        gradient, (up, down) = ravel_pytree(gradient)[0], values.reshape(2, -1)
+        np.testing.assert_allclose(gradient, (up - down) / 2e-5, rtol=1e-7, atol=2e-8)
+        assert np.abs(gradient).max() > 0.1
+
+
+def test_some_examples_are_clipped_and_some_are_not():
+    """What the finite differences went through: first gradients on both sides of the clipping norm."""
+    params, batch = small_batch()
+    model = small_model()
+
+    @jax.jit
+    def first_gradient(params, batch):
+        bound, keys = examples.bound(model, params, batch), fold_in_each(noise(batch)[Use.TRAIN_REFINE], 0)
+        value = lambda rows: bound(keys, batch["image"], model.make_q(params, rows)).sum()
+        return jax.grad(value)(model.encode(params, batch["image"]))
+
+    gradient = first_gradient(params, batch)
+    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum(-1) for leaf in jax.tree.leaves(gradient)))
+    assert 0 < (norm > CLIP).sum() < len(norm), norm
+
+
+def test_no_steps_are_amortized_inference():
+    """K = 0: loss and gradient are those of the encoder alone, bit for bit."""
+    params, batch = small_batch()
+    models = small_model(steps=0), small_model(kind="amortized")
+    none, plain = [jax.jit(jax.value_and_grad(outer_loss(model, batch)))(params) for model in models]
+    for a, b in zip(jax.tree.leaves(none), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_stopped_gradient_takes_the_refinement_for_a_constant():
+    """rows = encoder(x) + constant, the constant being what refinement added: the same value, another gradient."""
+    params, batch = small_batch()
+    exact, stopped = small_model(steps=3), small_model(steps=3, stop_gradient=True)
+
+    @jax.jit
+    def addition(params, batch):
+        bound = examples.bound(exact, params, batch)
+        refined = exact.infer(params, (), noise(batch)[Use.TRAIN_REFINE], batch, bound)
+        return jax.tree.map(jnp.subtract, refined, exact.encode(params, batch["image"]))
+
+    added = addition(params, batch)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(added)) > 0.1
+
+    def by_hand(params):
+        rows = jax.tree.map(jnp.add, exact.encode(params, batch["image"]), added)
+        q = exact.make_q(params, rows)
+        decode = partial(exact.decode, params)
+        return -elbo_fn(noise(batch)[Use.TRAIN_DRAW], batch["image"], q, decode, exact.prior(params)).elbo.sum()
+
+    losses = by_hand, outer_loss(stopped, batch), outer_loss(exact, batch)
+    run = jax.jit(lambda params: [jax.tree.leaves(jax.value_and_grad(loss)(params)) for loss in losses])
+    hand, stop, through = run(params)
+    for a, b in zip(hand, stop, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stop[0], through[0], rtol=1e-6)
+    differences = [np.abs(a - b).max() for a, b in zip(stop[1:], through[1:], strict=True)]
+    assert min(differences) > 1e-3, "decoder and encoder both feel the way through the refinement"
+
+
+def test_refinement_does_not_see_the_batch():
+    """An example's refined rows: in a batch of 6, alone, and beside copies of another. (A published code divides the
+    gradient by the batch size and clips the norm of the whole batch.)"""
+    params, batch = small_batch()
+    model = small_model(steps=5)
+
+    @jax.jit
+    def infer(image, index):
+        batch = {"image": image, "index": index}
+        keys = example_keys(jax.random.key(8), index, Use.TRAIN_REFINE)
+        return model.infer(params, (), keys, batch, bound(model, params, batch))
+
+    together = infer(batch["image"], batch["index"])
+    alone = infer(batch["image"][2:3], batch["index"][2:3])
+    beside = infer(batch["image"][jnp.array([0, 0, 0, 0, 0, 2])], jnp.array([0, 0, 0, 0, 0, 2]))
+    for name in HEADS:
+        np.testing.assert_allclose(together[name][2], alone[name][0], atol=1e-6)
+        np.testing.assert_allclose(together[name][2], beside[name][5], atol=1e-6)
+
+
+def test_refinement_raises_the_bound():
+    """Without noise, in small steps without momentum, no example's value falls at any step."""
+    rng = np.random.default_rng(0)
+    target = jnp.asarray(rng.normal(size=(6, Z)))
+    value = lambda keys, rows: -jnp.cosh(rows["mean"] - target).sum(-1)
+    rows, values = {"mean": jnp.zeros((6, Z))}, []
+    for _ in range(3):
+        values.append(value(None, rows))
+        rows = refine(value, rows, keys_of(6, 0), 1, 0.05, 0.0, 0.0)
+    assert (np.diff(values, axis=0) > 0).all()
+
+
+def test_starts():
+    """zeros: q = N(0, I). prior: means drawn one key each, so an example's row depends on its key alone."""
+    keys = keys_of(400, 0)
+    zeros, prior = STARTS["zeros"](HEADS, keys), STARTS["prior"](HEADS, keys)
+    assert all((leaf == 0).all() and leaf.shape == (400, Z) for leaf in jax.tree.leaves(zeros))
+    assert (prior["log_std"] == 0).all()
+    assert abs(prior["mean"].mean()) < 4 / np.sqrt(800) and abs(prior["mean"].std() - 1) < 4 / np.sqrt(1600)
+    np.testing.assert_array_equal(STARTS["prior"](HEADS, keys[7:9])["mean"], prior["mean"][7:9])
+
+
+def test_names_are_those_of_the_config():
+    assert set(INFERENCES) == set(configs.ALLOWED["inference.kind"])
+    assert set(inference.STARTS) | {"encoder"} == set(configs.ALLOWED["inference.start"])

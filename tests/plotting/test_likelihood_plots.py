@@ -1,0 +1,79 @@
+"""Charts: what is on them is what they were given, and odd inputs still draw."""
+
+import io
+
+import numpy as np
+import pytest
+
+from vae_jax.plotting import likelihood as likelihood_plots
+
+
+def drawn(figure):
+    """The figure as PNG bytes: drawing is where a layout fails."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=50)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (6, 9, 3), (7, 7)], ids=str)
+def test_off_manifold(shape):
+    """A dot for each image of a kind at its own error, on the row of its pictures; few images do too."""
+    rng = np.random.default_rng(0)
+    kinds = {name: (rng.uniform(size=(2, *shape)), rng.uniform(size=(2, *shape))) for name in ("test", "noise", "line")}
+    errors = {"test": np.array([0.01, 0.02]), "noise": np.array([1.0, 2.0]), "line": np.array([0.1, 0.3])}
+    figure = likelihood_plots.off_manifold(kinds, errors, np.linspace(0.01, 0.03, 50))
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == list(kinds) and list(left.get_yticks()) == [0, 1, 2]
+    dots = [line for line in right.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    for row, (line, values) in enumerate(zip(dots, errors.values(), strict=True)):
+        np.testing.assert_array_equal(line.get_xdata(), values)
+        assert set(line.get_ydata()) == {row}
+    assert right.get_ylim() == pytest.approx(left.get_ylim()) and len(drawn(figure)) > 3000
+
+
+@pytest.mark.parametrize("label", [None, np.arange(12) % 3, np.linspace(0, 1, 12)], ids=["none", "classes", "quantity"])
+@pytest.mark.parametrize("pictured", [True, False])
+def test_bits(label, pictured):
+    """Points at (rate, distortion); the images with the least and most in total, in order, with their totals."""
+    rate, distortion = np.linspace(1, 5, 12), np.linspace(20, -10, 12)
+    images = np.random.default_rng(0).uniform(size=(12, 5, 5, 1)) if pictured else None
+    figure = likelihood_plots.bits(rate, distortion, label, images)
+    (ax,) = [ax for ax in figure.axes if ax.get_xlabel().startswith("Rate")]
+    points = np.concatenate([found.get_offsets() for found in ax.collections])
+    np.testing.assert_allclose(np.sort(points, 0), np.sort(np.column_stack([rate, distortion]), 0))
+    if pictured:
+        titles = [ax.get_title() for ax in figure.axes if ax.images]
+        total = np.sort(rate + distortion)
+        assert titles == [f"{number:.0f}".replace("-", "−") for number in [*total[:8], *total[::-1][:8]]]
+    for text in ax.texts:  # every line's label is where its sum is
+        assert sum(text.xy) == pytest.approx(float(text.get_text().split()[0].replace("−", "-")))
+    assert len(drawn(figure)) > 3000
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_estimates(count):
+    """One column for each panel; the lines are means over examples, also of one example."""
+    at = np.array([1, 2, 4])
+    values = np.random.default_rng(0).normal(size=(count, 3)) - 50
+    sources = {"prior": (at, values, np.abs(values)), "q": (at, values + 9, np.abs(values))}
+    figure = likelihood_plots.estimates({"Z = 2": sources, "Z = 5": sources})
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["Z = 2", "Z = 5"]
+    prior, q = figure.axes[0].lines
+    np.testing.assert_allclose(prior.get_ydata(), values.mean(0))
+    np.testing.assert_allclose(q.get_ydata(), values.mean(0) + 9)
+    assert len(drawn(figure)) > 3000
+
+
+def test_sigma():
+    """A star for what was learned, dots for what was set, and a labelled row of pictures for each run."""
+    x = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
+    numbers = {"Squared error": (np.array([1.0, 2.0]), np.zeros(2)), "Rate": (np.array([3.0, 1.0]), np.ones(2))}
+    names = ["σ = 0.1, optimal", "σ = 1"]
+    figure = likelihood_plots.sigma_figure(
+        names, [0.1, 1.0], [True, False], numbers, x, np.stack([x, x]), np.stack([x, x])
+    )
+    panel = figure.axes[0]
+    marks = {line.get_marker(): line.get_xdata() for line in panel.lines if line.get_marker() in "*o"}
+    assert marks["*"] == [0.1] and marks["o"] == [1.0]
+    rows = [[tick.get_text() for tick in ax.get_yticklabels()] for ax in figure.axes if ax.images]
+    assert rows[0] == ["original", *names] and len(drawn(figure)) > 3000

@@ -1,0 +1,137 @@
+"""--mode=sample, encode and decode: a trained model on arrays of one's own.
+
+    sample   draws from the prior: 'z', 'mean' E[x|z], 'x' a draw from p(x|z)
+    encode   'x' in, 'mean' E_q[z|x] and the rows of q(z|x) out
+    decode   'z' in, 'mean' and 'x' out
+
+Arrays come from and go to .npz files; a .png shows the means. Images are as the model was trained on them: in the range
+that its data were stored in, say 0 to 255. From Python the same functions are those of `setup.load_run(workdir)`:
+`model.prior(params)`, `model.encode(params, x)`, `model.decode(params, z[None])`.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vae_jax import console
+from vae_jax.errors import DataError, one_line
+from vae_jax.evaluation.examples import found_rows, latent_means, prepared
+from vae_jax.keys import Use, fold, split_keys
+from vae_jax.models.model import sample_prior
+from vae_jax.parallel import devices
+from vae_jax.runs import load
+from vae_jax.training import setup as setups
+
+
+def sample(loaded, count, given):
+    """`count` draws of the prior and of p(x|z); labels in turn where the model wants a label for its condition."""
+    condition = conditions(loaded, count, given)
+    key = jax.random.key(loaded.config.eval.seed)
+    z = jax.device_get(sample_prior(loaded.model, loaded.params, fold(key, Use.SAMPLE_Z), count, condition))
+    one = lambda leaf: leaf[0]
+    arrays = {"z": one(z)} if isinstance(z, np.ndarray) else jax.tree.map(one, z)
+    return arrays | decoded(loaded, z, condition)
+
+
+def decode(loaded, given):
+    """p(x|z) at the rows of given['z']."""
+    z = wanted(given, "z", (loaded.config.model.latent_dim,)).astype(np.float32)
+    return decoded(loaded, z[None], conditions(loaded, len(z), given))
+
+
+def decoded(loaded, z, condition):
+    """The mean of p(x|z) and a draw from it, at z `[1, N, ...]`."""
+    key = fold(jax.random.key(loaded.config.eval.seed), Use.SAMPLE_X)
+
+    @jax.jit
+    def both(params, z, condition):
+        p = loaded.model.decode(params, z, condition)
+        return p.mean[0], p.sample(key)[0]
+
+    mean, x = both(loaded.params, z, condition)
+    return {"mean": np.asarray(mean), "x": np.asarray(x)}
+
+
+def encode(loaded, given):
+    """q(z|x) of the rows of given['x'], found as the run finds it: its mean, and the rows that describe it."""
+    image = wanted(given, "x", loaded.info.event_shape)
+    keys = split_keys(loaded.config.eval.seed, "test", len(image))
+    prepare = setups.preparation(loaded.config, loaded.info)
+    examples = {"image": prepared(prepare, image, keys), "key": keys}
+    if loaded.info.condition_shape:
+        examples["condition"] = conditions(loaded, len(image), given)
+    rows = found_rows(loaded.config, loaded.model, loaded.params, examples, devices.HERE)
+    mean = latent_means(loaded.model, loaded.params, {**examples, "rows": rows}, devices.HERE)
+    return {f"q_{name}": row for name, row in rows.items()} | (mean if isinstance(mean, dict) else {"mean": mean})
+
+
+def wanted(given, name, shape):
+    """The array `name` `[N, *shape]`. Raises DataError where it is not there or of another shape."""
+    if name not in given:
+        raise DataError(
+            f"--data: no array {name!r}, only {', '.join(given) or 'none'}; save it as np.savez(FILE, {name}=...)"
+        )
+    if given[name].shape[1:] != tuple(shape) or not len(given[name]):
+        raise DataError(
+            f"--data: {name!r} has shape {list(given[name].shape)}, expected [N, {', '.join(map(str, shape))}]"
+        )
+    return given[name]
+
+
+def conditions(loaded, count, given):
+    """The condition of each of `count` examples: given, or the labels in turn; None where the model has none."""
+    shape = loaded.info.condition_shape
+    if not shape:
+        return None
+    if "condition" not in given and loaded.config.data.condition == "label":
+        return np.eye(shape[0], dtype=np.float32)[np.arange(count) % shape[0]]
+    condition = wanted(given, "condition", shape).astype(np.float32)
+    if len(condition) != count:
+        raise DataError(f"--data: {len(condition)} conditions for {count} examples; give one for each")
+    return condition
+
+
+def read(path):
+    """{name: array} of an .npz file. Raises DataError."""
+    try:
+        with open(path, "rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy raises half a dozen kinds for a broken file
+        raise DataError(f"--data={path} is not a readable .npz: {one_line(error)}") from error
+
+
+def write(path, arrays):
+    """Arrays into an .npz file, or the image means among them as a .png. Raises DataError for another ending."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        with open(path, "wb") as stream:
+            np.savez(stream, **arrays)
+    elif path.suffix == ".png" and "x" in arrays:
+        from vae_jax.plotting import images as image_plots
+
+        figure = image_plots.samples(arrays["mean"], title="E[x|z]")
+        figure.savefig(path, dpi=120)
+    else:
+        raise DataError(f"--out={path}: expected FILE.npz" + (", or FILE.png for images" if "x" in arrays else ""))
+
+
+def write_samples(workdir, out, count, data=""):
+    """`count` draws from the prior of a trained run and what they decode to, into a .npz or .png."""
+    deliver(sample(load.load_run(workdir), count, read(data) if data else {}), out)
+
+
+def write_codes(workdir, out, data):
+    """q(z|x) of the images in `data`, into a .npz."""
+    deliver(encode(load.load_run(workdir), read(data)), out)
+
+
+def write_decoded(workdir, out, data):
+    """p(x|z) at the codes in `data`, into a .npz or .png."""
+    deliver(decode(load.load_run(workdir), read(data)), out)
+
+
+def deliver(results, out):
+    write(out, results)
+    console.say(f"{out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in results.items()))

@@ -1,0 +1,338 @@
+"""Data sets: named sources that all return the same thing, and how a stored image becomes an x.
+
+    load(config.data) -> Dataset(train, valid, test, info, provenance)           numpy, in memory, order fixed
+    preprocess(keys, image, info.value_range, binarization) -> x                 jax, inside the compiled step
+
+Integer images stay uint8: in [0, 16] for digits, else in [0, 255], or in [0, 1] if they hold nothing else; `preprocess`
+maps `info.value_range` to [0, 1]. Float arrays are taken as they are: value_range (0, 1), the identity.
+`valid` is for choosing settings, `test` for reporting. Whatever is wrong with the data is a DataError, one line that
+says what was looked for, where, and what to do; one set never stands in for another.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.data import files, tfds
+from vae_jax.data.preprocess import preprocess
+from vae_jax.data.tfds import Records
+from vae_jax.errors import DataError
+
+
+class Split(NamedTuple):
+    image: np.ndarray  # [N, *event], uint8 or float32; of a set larger than memory a memmap or Records
+    label: np.ndarray | None = None  # [N] int32
+    condition: np.ndarray | None = None  # [N, *c] float32
+
+
+class Info(NamedTuple):
+    """What a model must know of its data; JSON-able, so that a model loads without them."""
+
+    name: str
+    event_shape: tuple[int, ...]
+    num_train: int
+    num_classes: int  # 0: no labels
+    value_range: tuple[float, float]
+    condition_shape: tuple[int, ...] | None
+
+
+class Dataset(NamedTuple):
+    train: Split
+    valid: Split
+    test: Split
+    info: Info
+    provenance: dict  # where the bytes came from; JSON-able
+
+
+def load(config):
+    """`config.data` -> Dataset, cut to `num_train`, drawn once if `binarization` is 'fixed'. Raises DataError."""
+    dataset = SETS.get(config.name, tfds_set)(config)
+    dataset = keep_first(dataset, config.num_train)
+    if config.condition != "none":
+        dataset = CONDITIONS[config.condition](dataset)
+    if config.binarization != "none":
+        require_unit_interval(dataset, config.binarization)
+    if config.binarization == "fixed":
+        dataset = binarize_fixed(dataset, config.binarization_seed)
+    sizes = {part: len(getattr(dataset, part).image) for part in ("train", "valid", "test")}
+    return dataset._replace(provenance=dataset.provenance | {"name": config.name, "sizes": sizes})
+
+
+def assemble(name, train, valid, test, provenance, value_range=None):
+    """Three splits with the Info that describes them: shapes, classes and range are read off the arrays."""
+    splits = (train, valid, test)
+    info = Info(
+        name=name,
+        event_shape=train.image.shape[1:],
+        num_train=len(train.image),
+        num_classes=1 + int(max((split.label.max() for split in splits if split.label is not None), default=-1)),
+        value_range=value_range or stored_range(splits),
+        condition_shape=None if train.condition is None else train.condition.shape[1:],
+    )
+    return Dataset(*splits, info, provenance)
+
+
+RANGE_EXAMPLES = 1000  # tell the range of records on disk
+
+
+def stored_range(splits):
+    """The values that stand for 0 and 1. Bytes that never exceed 1 are binary already."""
+    if splits[0].image.dtype != np.uint8:
+        return 0.0, 1.0
+    images = (s.image[:RANGE_EXAMPLES] if isinstance(s.image, Records) else s.image for s in splits)
+    return (0.0, 255.0 if max(image.max() for image in images) > 1 else 1.0)
+
+
+def take(split, rows):
+    """The given rows, a slice, of every array of a split; records on disk stay there."""
+    cut = lambda array: array.cut(rows) if isinstance(array, Records) else array[rows]
+    return Split(*(None if array is None else cut(array) for array in split))
+
+
+def hold_out(train, count):
+    """The last `count` examples apart: (train, valid)."""
+    return take(train, slice(None, -count)), take(train, slice(-count, None))
+
+
+def keep_first(dataset, num_train):
+    """The first `num_train` training examples, all of them for 0. Raises DataError if there are fewer."""
+    info = dataset.info
+    if num_train > info.num_train:
+        raise DataError(
+            f"config.data.num_train = {num_train}, but {info.name!r} has {info.num_train} training examples; 0: all"
+        )
+    if num_train <= 0:
+        return dataset
+    return dataset._replace(train=take(dataset.train, slice(num_train)), info=info._replace(num_train=num_train))
+
+
+def given_label(dataset):
+    """Every example with its label, one-hot, as its condition. Raises DataError where there are none."""
+    info = dataset.info
+    if not info.num_classes:
+        raise DataError(f"data {info.name!r} has no labels: config.data.condition = label needs them; use none")
+    splits = (s._replace(condition=np.eye(info.num_classes, dtype=np.float32)[s.label]) for s in dataset[:3])
+    return Dataset(*splits, info._replace(condition_shape=(info.num_classes,)), dataset.provenance)
+
+
+def given_upper(dataset):
+    """The lower half of every image, with the upper half, grey, as its condition. Raises DataError for no images."""
+    info = dataset.info
+    if len(info.event_shape) < 2:
+        raise DataError(f"data {info.name!r} are no images: config.data.condition = upper needs rows; use none")
+    require_in_memory(dataset, "config.data.condition = 'upper'", "make the halves x and condition of .npy files")
+    (low, high), half = info.value_range, info.event_shape[0] // 2
+    upper = lambda image: ((image[:, :half] - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+    splits = (s._replace(image=s.image[:, half:], condition=upper(s.image)) for s in dataset[:3])
+    event_shape = (info.event_shape[0] - half, *info.event_shape[1:])
+    info = info._replace(event_shape=event_shape, condition_shape=(half, *info.event_shape[1:]))
+    return Dataset(*splits, info, dataset.provenance)
+
+
+CONDITIONS = {"label": given_label, "upper": given_upper}
+
+
+def binarize_fixed(dataset, seed):
+    """Every example drawn once: uint8 in {0, 1} with value_range (0, 1). Raises DataError for values outside [0, 1].
+
+    Example i of split s (train 0, valid 1, test 2) has the key fold_in(fold_in(key(seed), s), i), so that its pixels
+    depend neither on `num_train` nor on anything else in the set.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    require_unit_interval(dataset, "fixed")
+    require_in_memory(dataset, "config.data.binarization = 'fixed'", "binarize the files and use none, or use dynamic")
+    value_range, chunk = dataset.info.value_range, 4096
+
+    @jax.jit
+    def draw(key, start, image):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(chunk))
+        return preprocess(keys, image, value_range, "dynamic").astype(jnp.uint8)
+
+    def draw_split(key, image):
+        drawn = np.empty(image.shape, np.uint8)
+        for start in range(0, len(image), chunk):
+            part = image[start : start + chunk]
+            padding = [(0, chunk - len(part))] + [(0, 0)] * (image.ndim - 1)  # one shape is one compilation
+            drawn[start : start + chunk] = draw(key, start, np.pad(part, padding))[: len(part)]
+        return drawn
+
+    keys = [jax.random.fold_in(jax.random.key(seed), number) for number in range(3)]
+    splits = [s._replace(image=draw_split(key, s.image)) for key, s in zip(keys, dataset[:3], strict=True)]
+    provenance = dataset.provenance | {"binarization_seed": seed}
+    return Dataset(*splits, dataset.info._replace(value_range=(0.0, 1.0)), provenance)
+
+
+def require_in_memory(dataset, what, instead):
+    """Raises DataError for images on disk, of which `what` would make a copy in memory."""
+    if isinstance(dataset.train.image, np.memmap | Records):
+        raise DataError(f"{what} would make all of {dataset.provenance['source']} anew in memory: {instead}")
+
+
+def require_unit_interval(dataset, binarization):
+    """Raises DataError where float images leave [0, 1]: they cannot be probabilities."""
+    images = [split.image for split in dataset[:3]]
+    if images[0].dtype == np.uint8:
+        return
+    low, high = min(image.min() for image in images), max(image.max() for image in images)
+    if low < 0 or high > 1:
+        raise DataError(
+            f"data {dataset.info.name!r} has values in [{low:.4g}, {high:.4g}], config.data.binarization = "
+            f"{binarization!r} needs [0, 1]; rescale the arrays, or use --config.data.binarization=none "
+            "with --config.model.likelihood=normal"
+        )
+
+
+# ---- the named sets
+
+
+def digits(config):
+    """scikit-learn's bundled 8x8 digits, 1,797 images in one fixed order: 1,400 train, 97 valid, 300 test."""
+    image, label = files.read_digits()
+    order = np.random.default_rng(0).permutation(len(image))
+    everything = Split(image[order, ..., None], label[order])
+    provenance = {
+        "source": f"scikit-learn {importlib.metadata.version('scikit-learn')}, load_digits",
+        "sha256": hashlib.sha256(everything.image.tobytes()).hexdigest(),
+    }
+    splits = (take(everything, slice(*ends)) for ends in ((0, 1400), (1400, 1497), (1497, 1797)))
+    return assemble(config.name, *splits, provenance, value_range=(0.0, 16.0))
+
+
+def mnist_like(config):
+    """MNIST, Fashion-MNIST or KMNIST: 59,600 train, the last 400 training images valid, 10,000 test.
+
+    From `manual_dir` alone if it is given, otherwise from the first of these that is there: a directory TFDS prepared,
+    TFDS's download cache, the network. Raises DataError.
+    """
+    builder = None if config.manual_dir else open_prepared(config)
+    if builder:
+        train, test = (Split(*tfds.read_split(builder, name, config.placement)) for name in ("train", "test"))
+        provenance = tfds.provenance(builder)
+    else:
+        arrays, about = files.read_idx(config.name, config.manual_dir, data_dir(config))
+        train, test = (Split(arrays[i][..., None], arrays[i + 1].astype(np.int32)) for i in (0, 2))
+        provenance = {"source": "the four official IDX files", "files": about}
+    provenance["valid"] = "the last 400 training images"
+    return assemble(config.name, *hold_out(train, 400), test, provenance)
+
+
+def open_prepared(config):
+    """TFDS's builder of a set it has prepared, or None. TFDS is not even imported where it never made a directory."""
+    directory = data_dir(config)
+    if not os.path.isdir(os.path.join(directory, config.name)):
+        return None
+    builder = tfds.open_builder(config.name, directory, SETS)
+    return builder if tfds.random_access(builder) else None
+
+
+def data_dir(config):
+    """Where TFDS keeps its data: the config's directory, otherwise TFDS's own rule."""
+    return os.path.expanduser(config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def ppca_params():
+    """(W `[8, 2]`, mu `[8]`, sigma) of the synthetic set 'ppca', always the same."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(8, 2)), rng.normal(size=8), 0.5
+
+
+def ppca(config):
+    """x = W z + mu + sigma eps with z ~ N(0, I_2), eps ~ N(0, I_8), whose log p(x) is known: 2,000, 200 and 500."""
+    weights, mean, sigma = ppca_params()
+    rng = np.random.default_rng(1)
+
+    def sample(count):
+        noise = sigma * rng.normal(size=(count, len(mean)))
+        return Split((rng.normal(size=(count, weights.shape[1])) @ weights.T + mean + noise).astype(np.float32))
+
+    return assemble(config.name, sample(2000), sample(200), sample(500), {"source": "synthetic, vae_jax.data.ppca"})
+
+
+def ppca_log_prob(x):
+    """log p(x) = log N(x; mu, W W^T + sigma^2 I) of 'ppca', exact, x `[N, 8]` -> `[N]`, nats. Tipping & Bishop 1999."""
+    weights, mean, sigma = ppca_params()
+    covariance = weights @ weights.T + sigma**2 * np.eye(len(mean))
+    residual = np.asarray(x, np.float64) - mean
+    squares = (residual * np.linalg.solve(covariance, residual.T).T).sum(-1)
+    return -0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+
+
+def npz(config):
+    """The user's arrays x_train, x_test and perhaps x_valid, with y_* and condition_* for all of these or for none.
+
+    In an .npz, or as x_train.npy and so on in a directory: these are memory-mapped and may be larger than memory.
+    x `[N, *event]` uint8, bool or float, y `[N]` classes 0, 1, 2, ..., condition `[N]` (becomes `[N, 1]`) or `[N, *c]`.
+    Without x_valid the last tenth of x_train, at least 1 and at most 1,000 examples, is valid. Raises DataError.
+    """
+    path = os.path.expanduser(config.path)
+    splits = {part: Split(*arrays) for part, arrays in files.read_npz(path).items()}
+    return from_parts(config.name, path, splits, {"source": path, **identity(path)})
+
+
+def identity(path):
+    """What tells a file from another, by its content; of a directory, which may be huge, the sizes of its files."""
+    if os.path.isdir(path):
+        return {"bytes": {name: os.path.getsize(os.path.join(path, name)) for name in sorted(os.listdir(path))}}
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": os.path.getsize(path)}
+
+
+def tfds_set(config):
+    """Any set TFDS has prepared that has an 'image' and the splits 'train' and 'test'. Raises DataError."""
+    name, directory = config.name, data_dir(config)
+    builder = tfds.open_builder(name, directory, SETS)
+    if "image" not in dict(builder.info.features or {}):
+        raise DataError(f"data {name!r} has no feature 'image'; use one of {', '.join(SETS)}, or an image set of TFDS")
+    if not tfds.random_access(builder):
+        raise DataError(tfds.how_to_prepare(name, directory))
+    parts = {"train": "train", "validation": "valid", "test": "test"}
+    missing = {"train", "test"} - set(builder.info.splits)
+    if missing:
+        found = ", ".join(builder.info.splits)
+        raise DataError(f"data {name!r} has no split {', '.join(missing)}, only {found}; make an .npz of it instead")
+    read = lambda split: Split(*tfds.read_split(builder, split, config.placement))
+    splits = {part: read(split) for split, part in parts.items() if split in builder.info.splits}
+    return from_parts(name, f"data {name!r}", splits, tfds.provenance(builder))
+
+
+def from_parts(name, source, splits, provenance):
+    """A Dataset of {'train', 'valid'?, 'test'}; a missing valid is held out of train. Raises DataError if unlike."""
+    require_alike(source, splits)
+    train, count = splits["train"], len(splits["train"].image)
+    if "valid" in splits:
+        return assemble(name, train, splits["valid"], splits["test"], provenance)
+    if count < 2:
+        raise DataError(f"{source}: one training example leaves none for validation; add x_valid, or more examples")
+    apart = min(max(count // 10, 1), 1000)
+    provenance = provenance | {"valid": f"the last {apart} training examples"}
+    return assemble(name, *hold_out(train, apart), splits["test"], provenance)
+
+
+def require_alike(source, splits):
+    """Raises DataError where the parts of a set differ in shape, in type, or in what comes with them."""
+    for part, split in splits.items():
+        for prefix, ours, theirs in zip(("x", "y", "condition"), splits["train"], split, strict=True):
+            a, b = (summary(array) for array in (ours, theirs))
+            if a != b:
+                raise DataError(f"{source}: {prefix}_train is {a}, {prefix}_{part} is {b}; all parts need the same")
+
+
+def summary(array):
+    """Of an array what the parts of a set must agree on."""
+    return "absent" if array is None else f"{array.dtype} [N{''.join(f', {n}' for n in array.shape[1:])}]"
+
+
+SETS = {
+    "digits": digits,
+    "mnist": mnist_like,
+    "fashion_mnist": mnist_like,
+    "kmnist": mnist_like,
+    "npz": npz,
+    "ppca": ppca,
+}

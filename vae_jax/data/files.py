@@ -1,0 +1,282 @@
+"""Data on disk, found, verified and read: MNIST's IDX files, a user's .npz.
+
+    read_digits() -> (image, label)                                   bundled with scikit-learn
+    read_idx(name, manual_dir, data_dir) -> (arrays, files)           MNIST and its kin, downloaded where need be
+    read_npz(path) -> {part: (image, label, condition)}               every array checked
+
+Names, URLs and sha256 of the IDX files are those TFDS registers; its download manager fetches them (that part needs no
+TensorFlow, preparing does) and its tables are only read. No byte is parsed before its checksum was found right.
+"""
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import re
+import socket
+import threading
+import urllib.request
+import zipfile
+import zlib
+
+import numpy as np
+
+from vae_jax.errors import DataError, one_line
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_digits():
+    """The images `[1797, 8, 8]` uint8 in 0..16 and labels `[1797]` int32 of scikit-learn's load_digits."""
+    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+    path = os.path.join(package, "datasets", "data", "digits.csv.gz")
+    if os.path.isfile(path):  # importing scikit-learn to read this table takes 2 s, reading it 20 ms
+        table = np.loadtxt(path, np.uint8, delimiter=",")
+        return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int32)
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images.astype(np.uint8), bunch.target.astype(np.int32)
+
+
+# ---- the four files of MNIST and its kin
+
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+# Of the decompressed bytes: a file somebody compressed again is as good, and TFDS need not be imported to say so.
+PAYLOAD_SHA256 = {
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
+}
+
+WAYS_ON = "--config.data.manual_dir=DIR reads the four official files in DIR, --config=experiments/digits.py needs none"
+
+
+def read_idx(name, manual_dir, data_dir):
+    """([array uint8 of each of FILES], {file: {'path', 'sha256', 'bytes'}}); images `[N, 28, 28]`, labels `[N]`.
+
+    Looks in `manual_dir` and nowhere else if one is given, otherwise in TFDS's download cache under `data_dir`, then
+    downloads. Raises DataError for a missing or altered file, or without a network.
+    """
+    if manual_dir:
+        paths = manual_paths(name, os.path.expanduser(manual_dir))
+    else:
+        paths = cached_paths(name, data_dir) or download(name, data_dir)
+    contents = {file: read_verified(name, file, path) for file, path in zip(FILES, paths, strict=True)}
+    arrays = [parse_idx(payload) for payload, _ in contents.values()]
+    return arrays, {file: about for file, (_, about) in contents.items()}
+
+
+def manual_paths(name, directory):
+    """Paths of FILES in a directory the user named. Raises DataError for the ones that are not there."""
+    missing = [file for file in FILES if not os.path.isfile(os.path.join(directory, file))]
+    if missing:
+        site = registered(name)[FILES[0]][0].rpartition("/")[0]
+        raise DataError(
+            f"data {name!r}: manual_dir {directory!r} has no {', '.join(missing)}; get it from {site}/ or leave "
+            f"manual_dir empty to download; {WAYS_ON}"
+        )
+    return [os.path.join(directory, file) for file in FILES]
+
+
+def registered(name):
+    """TFDS's record of each file: {file name: (url, UrlInfo with size and checksum)}."""
+    import tensorflow_datasets as tfds
+
+    return {info.filename: (url, info) for url, info in tfds.builder_cls(name).url_infos.items()}
+
+
+def cached_paths(name, data_dir):
+    """Paths of FILES in TFDS's download cache, or None unless all four are there."""
+    from tensorflow_datasets.core.download.resource import get_dl_fname
+
+    found = []
+    for file in FILES:
+        url, info = registered(name)[file]
+        cached = get_dl_fname(url, info.checksum)
+        places = (os.path.join(data_dir, "downloads", folder, cached) for folder in (name, ""))  # '': older releases
+        found.append(next((path for path in places if os.path.isfile(path)), None))
+    return found if all(found) else None
+
+
+def download(name, data_dir):
+    """Fetches FILES into TFDS's download cache and returns their paths. Raises DataError, offline within seconds."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    urls = {file: registered(name)[file] for file in FILES}
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 2  # its own ten hang for 204 s without a network
+    try:
+        require_reachable(urls[FILES[0]][0])
+        manager = tfds.download.DownloadManager(
+            download_dir=os.path.join(data_dir, "downloads"), dataset_name=name, url_infos=dict(urls.values())
+        )
+        paths = manager.download({file: url for file, (url, _) in urls.items()})
+    except Exception as error:  # requests, TFDS and the file system each raise their own kinds
+        looked = f"data {name!r} is not under {data_dir!r}, prepared or downloaded, and the download failed"
+        raise DataError(f"{looked}: {one_line(error)}; {WAYS_ON}") from error
+    finally:
+        downloader.MAX_RETRIES = retries
+    return [os.fspath(paths[file]) for file in FILES]
+
+
+def require_reachable(url, timeout=5.0):
+    """Raises OSError unless a connection towards `url` opens within `timeout` seconds, name resolution included."""
+    host, port = first_hop(url)
+    failure = [TimeoutError(f"no answer within {timeout:g} s")]
+
+    def connect():
+        try:
+            socket.create_connection((host, port), timeout).close()
+            failure.clear()
+        except OSError as error:
+            failure[:] = [error]
+
+    # Only a thread bounds name resolution, and only a daemon lets the process end while it hangs.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if failure:
+        raise OSError(f"cannot reach {host}: {one_line(failure[0])}")
+
+
+def first_hop(url):
+    """(host, port) that a request for `url` connects to: the site's, or those of the proxy the environment names."""
+    parts = urllib.parse.urlsplit(url)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme, proxies.get("all"))
+    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+        parts = urllib.parse.urlsplit(proxy if "://" in proxy else "http://" + proxy)
+    return parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme, 1080)
+
+
+def read_verified(name, file, path):
+    """(decompressed bytes, {'path', 'sha256', 'bytes'}) of one .gz. Raises DataError unless it is the official one."""
+    try:
+        with open(path, "rb") as stream:
+            packed = stream.read()
+    except OSError as error:
+        raise DataError(f"data {name!r}: cannot read {path}: {one_line(error)}; {WAYS_ON}") from error
+    about = {"path": path, "sha256": sha256(packed), "bytes": len(packed)}
+    try:
+        payload = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise not_official(name, file, about, f"broken gzip: {one_line(error)}") from error
+    if sha256(payload) == PAYLOAD_SHA256.get(name, {}).get(file):
+        return payload, about
+    if about["sha256"] != registered(name)[file][1].checksum:
+        raise not_official(name, file, about, "wrong checksum")
+    return payload, about
+
+
+def not_official(name, file, about, reason):
+    """The DataError for a file that is there and is not what it should be."""
+    url, info = registered(name)[file]
+    return DataError(
+        f"data {name!r}: {about['path']}: {reason}: expected {int(info.size)} bytes with sha256 {info.checksum}, got "
+        f"{about['bytes']} bytes with sha256 {about['sha256']}; put {url} in its place; {WAYS_ON}"
+    )
+
+
+def parse_idx(payload):
+    """An IDX file of bytes: 0, 0, 8 (uint8), the number of axes, each length as a big-endian uint32, the values."""
+    axes = payload[3]
+    shape = np.frombuffer(payload, ">u4", axes, offset=4)
+    return np.frombuffer(payload, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+# ---- a user's .npz, or a directory of .npy
+
+SAVE = "write it by numpy.savez(FILE, x_train=..., x_test=...)"
+
+
+def read_npz(path):
+    """{'train', 'valid'?, 'test': (image, label or None, condition or None)}. Raises DataError naming the array."""
+    arrays = open_npz(path)
+    return {part: npz_part(path, arrays, part) for part in ("train", "valid", "test") if part_is_due(arrays, part)}
+
+
+def part_is_due(arrays, part):
+    """All parts but 'valid', and 'valid' too where any array of it is there."""
+    return part != "valid" or any(f"{prefix}_{part}" in arrays for prefix in ("x", "y", "condition"))
+
+
+def open_npz(path):
+    """{name: array} of x_*, y_*, condition_*. Raises DataError for a file that is missing, broken, pickled, no .npz."""
+    try:
+        if os.path.isdir(path):  # which may be larger than memory
+            stems = [name for name in sorted(os.listdir(path)) if re.fullmatch(r"(x|y|condition)_\w+\.npy", name)]
+            return {name[:-4]: np.load(os.path.join(path, name), mmap_mode="r") for name in stems}
+        with open(path, "rb") as stream:  # np.load leaves its own open when the archive is broken
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds a single array, as a .npy does")
+            names = [name for name in archive.files if name.startswith(("x_", "y_", "condition_"))]
+            return {name: archive[name] for name in names}
+    except FileNotFoundError as error:
+        raise DataError(f"config.data.path = {path!r}: no such file; --config.data.path=FILE.npz names it") from error
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"config.data.path = {path!r} is not a readable .npz: {one_line(error)}; {SAVE}") from error
+
+
+def npz_part(path, arrays, part):
+    """(image, label, condition) of one part, checked. Raises DataError naming the array, its trouble, the remedy."""
+    x, y, c = f"x_{part}", f"y_{part}", f"condition_{part}"
+    if x not in arrays:
+        raise DataError(f"{path}: no array {x!r}, only {', '.join(arrays) or 'others'}; {SAVE}")
+    image = as_images(path, x, arrays[x])
+    label = as_labels(path, y, arrays[y]) if y in arrays else None
+    condition = as_floats(path, c, arrays[c]) if c in arrays else None
+    for name, array in ((y, label), (c, condition)):
+        if array is not None and array.shape[:1] != image.shape[:1]:
+            raise DataError(f"{path}: {name} has shape {array.shape}, {x} {image.shape}; give one row for each example")
+    if condition is not None and condition.ndim == 1:
+        condition = condition[:, None]
+    return image, label, condition
+
+
+def as_images(path, name, array):
+    """uint8 (bool too) stays or becomes uint8, float becomes float32. Raises DataError for anything else or empty."""
+    if array.ndim < 2 or not array.size:
+        raise DataError(f"{path}: {name} has shape {array.shape}; give at least one example of one value, [N, ...]")
+    if array.dtype in (np.uint8, np.bool_):
+        return array.astype(np.uint8, copy=False)
+    if array.dtype.kind != "f":
+        raise DataError(f"{path}: {name} has dtype {array.dtype}; save it as uint8 in 0..255 or as float32")
+    return as_floats(path, name, array)
+
+
+CHECKED = 10_000  # rows at a time: the array may be on disk
+
+
+def as_floats(path, name, array):
+    """float32. Raises DataError for what is not a number, NaN or infinite."""
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {name} has dtype {array.dtype}; save it as float32")
+    with np.errstate(over="ignore"):  # becomes an infinity, reported below
+        array = array.astype(np.float32, copy=False)
+    parts = (array[start : start + CHECKED] for start in range(0, len(array), CHECKED))
+    bad = array.size - sum(int(np.isfinite(part).sum()) for part in parts)
+    if bad:
+        raise DataError(f"{path}: {name} has {bad} values that are NaN or infinite in float32; remove or replace them")
+    return array
+
+
+def as_labels(path, name, array):
+    """`[N]` int32. Raises DataError for anything but classes 0, 1, 2, ..."""
+    whole = array.ndim == 1 and array.dtype.kind in "iub"
+    if not whole or (array.size and (array.min() < 0 or array.max() > np.iinfo(np.int32).max)):
+        what = f"values from {array.min()}" if whole else f"shape {array.shape}, dtype {array.dtype}"
+        raise DataError(f"{path}: {name} has {what}; give one class 0, 1, 2, ... per example, [N] integers")
+    return array.astype(np.int32)

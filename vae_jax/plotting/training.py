@@ -1,0 +1,80 @@
+"""Training curves: records in, Figure out."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vae_jax.plotting.images import BLACK, BLUE, ORANGE, plain
+
+SPLITS = {
+    "train": {"color": BLUE, "linewidth": 1.6, "zorder": 2},
+    "valid": {"color": ORANGE, "linewidth": 1.2, "marker": "o", "markersize": 3, "zorder": 3},
+    "test": {"color": BLACK, "linewidth": 1.0, "linestyle": ":", "marker": "*", "markersize": 10, "zorder": 4},
+}
+PANELS = {  # what a record holds -> the panel's title, and the sign that turns it into something to bring down
+    "elbo": ("Loss (−ELBO)", -1),
+    "objective": ("Loss (−objective)", -1),  # only where there is no ELBO, as with autoencoders
+    "log_likelihood": ("Reconstruction (−log p(x|z))", -1),
+    "kl": ("KL(q || p)", 1),
+}
+
+
+def training_curves(records, units="nats") -> Figure:
+    """Loss and its two terms against epochs; records: metrics.jsonl's dicts, `{"epoch", "step", "split", "elbo", ...}`.
+
+    Plots -elbo (-objective where no record has an ELBO), -log_likelihood and kl as they are: `units` only names them.
+    What is missing or not finite is left out. Each panel's legend holds each split's last value.
+    """
+    keys = [key for key in PANELS if any(finite(record, key) for record in records)]
+    if "elbo" in keys and "objective" in keys:
+        keys.remove("objective")
+    figure = Figure(figsize=(4.0 * max(len(keys), 1), 3.3), layout="constrained")
+    if not keys:
+        figure.text(0.5, 0.5, "No finite number recorded", ha="center", va="center")
+        return figure
+    time = "epoch" if all("epoch" in record for record in records) else "step"
+    for ax, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        title, sign = PANELS[key]
+        _curves_panel(ax, {split: curve(records, split, time, key, sign) for split in SPLITS})
+        ax.set_title(title, fontsize=11, loc="left", pad=24)  # the legend stands between title and axes
+        ax.set(xlabel=time.capitalize(), ylabel=f"{units} per example" if units == "nats" else units)
+    return figure
+
+
+def finite(record, key):
+    return record.get(key) is not None and bool(np.isfinite(record[key]))
+
+
+def curve(records, split, time, key, sign):
+    """The split's (times [T], values [T]), finite ones only, in order of time."""
+    own = [r for r in records if r.get("split") == split and finite(r, key) and finite(r, time)]
+    points = sorted((r[time], sign * r[key]) for r in own)
+    return np.array(points, float).reshape(-1, 2).T
+
+
+def _curves_panel(ax, curves):
+    """{split: (times, values)} as lines, with the splits' last values in a legend above the axes."""
+    curves = {split: curve for split, curve in curves.items() if curve.size}
+    for split, (time, value) in curves.items():
+        style = SPLITS[split] if len(time) > 1 else {"marker": "s"} | SPLITS[split]  # a line needs two points
+        if split == "test":  # measured once, at the end: a star, and a line to hold the curves against
+            time, value = time[-1:], value[-1:]
+            ax.axhline(value[-1], **style | {"marker": None})
+        every = max(1, len(time) // 40) if "marker" in style else None
+        ax.plot(time, value, label=f"{split} {value[-1]:.4g}", markevery=every, **style)
+    ax.set_ylim(robust_limits(list(curves.values())))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=max(time[-1] for time, _ in curves.values()) >= 6))
+    tight = {"frameon": False, "fontsize": 9, "handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 1.0}
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), borderpad=0.2, ncols=3, **tight)
+    plain(ax)
+
+
+def robust_limits(curves):
+    """Limits that hold what follows the first tenth of training and every last value; the start may leave the frame."""
+    time, value = np.concatenate(curves, 1)
+    late = value[time >= time.min() + 0.1 * np.ptp(time)]
+    ends = [value[-1] for _, value in curves]
+    low, high = np.percentile(late if len(late) >= 5 else value, [1, 99])  # a few points: show them all
+    low, high = min(low, *ends), max(high, *ends)
+    pad = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - pad, high + pad

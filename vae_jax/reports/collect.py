@@ -1,0 +1,145 @@
+"""Run directories read, and what differs among them: the settings of a sweep are found, not declared."""
+
+import difflib
+import os
+from typing import NamedTuple
+
+from vae_jax.config import default, in_groups
+from vae_jax.errors import FoldError, RunError
+from vae_jax.runs import directory
+
+# Differences in these are no setting of the model: where things lie, what is drawn, and cadences.
+ASIDE = ("figures", "gaps", "data.manual_dir", "data.data_dir", "eval.chunk_rows", "train.checkpoint_every")
+# Keys that may change with the seed and then belong to it: noise of other kinds, and runs made with the same seed.
+WITH_SEED = ("init_from", "inference.encoder_run", "eval.seed", "data.binarization_seed")
+
+
+class Run(NamedTuple):
+    """A finished run; `config` is {dotted key: value}, keys it does not know at their defaults, lists as tuples."""
+
+    path: str
+    config: dict
+    summary: dict
+    environment: dict
+    info: dict
+
+
+def read_runs(paths) -> tuple[list[Run], list[str]]:
+    """The finished runs among directories, and a line for every other one."""
+    runs, notes, seen = [], [], set()
+    for path in paths:
+        path, place = os.path.normpath(path), os.path.realpath(path)
+        if place in seen:
+            notes.append(f"{path} is given twice: it counts once")
+            continue
+        seen.add(place)
+        try:
+            runs.append(read_run(path))
+        except (FoldError, RunError) as error:
+            notes.append(str(error))
+    return runs, notes
+
+
+def read_run(path) -> Run:
+    """A finished run; FoldError says how far an unfinished one got, RunError what else is wrong."""
+    if not os.path.exists(path):
+        raise FoldError(f"{path} is missing: left out")
+    config, summary = directory.read_config(path), directory.read_summary(path) or {}
+    if not summary.get("complete"):
+        step = max((record.get("step", 0) for record in directory.read_metrics(path)), default=0)
+        raise FoldError(f"{path} is unfinished (last record at step {step:,}): left out")
+    config = {
+        key: hashable(value) for key, value in (directory.flat(default().to_dict()) | directory.flat(config)).items()
+    }
+    return Run(path, config, summary, directory.read_environment(path), directory.read_info(path))
+
+
+def hashable(value):
+    """A value of JSON as one that can be compared in sets; an empty group is {}."""
+    if isinstance(value, list | tuple):
+        return tuple(map(hashable, value))
+    return str(value) if isinstance(value, dict) else value
+
+
+def varying(runs) -> list[str]:
+    """The config keys whose values differ among runs, the seed included, in the order of the configuration."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    return [key for key in keys if len({run.config.get(key) for run in runs}) > 1]
+
+
+def of_the_seed(runs) -> list[str]:
+    """'seed', and those of WITH_SEED that go with it: a value belongs to one seed, and tells no two runs apart."""
+    changing, keys = varying(runs), ["seed"]
+    others = [key for key in changing if key not in WITH_SEED and not in_groups(key, ASIDE)]
+    for key in (key for key in WITH_SEED if key in changing and "seed" in changing):
+        one_seed = distinct(runs, [key, "seed"]) == distinct(runs, [key])
+        if one_seed and distinct(runs, [*others, key]) == distinct(runs, others):
+            keys.append(key)
+    return keys
+
+
+def distinct(runs, keys) -> int:
+    """How many different values the runs have in `keys`, taken together."""
+    return len({tuple(run.config.get(key) for key in keys) for run in runs})
+
+
+def swept_keys(runs, asked=()) -> tuple[list[str], list[str]]:
+    """The keys that tell the settings apart, `asked` ones first, and those that only go along with them.
+
+    Of keys that change together the one with the most values stays, of equals the first in the configuration.
+    """
+    aside = {*of_the_seed(runs), *(key for key in varying(runs) if in_groups(key, ASIDE))} - set(asked)
+    keys = [*asked, *(key for key in varying(runs) if key not in {*aside, *asked})]
+    distinct = lambda *keys: len({tuple(run.config.get(key) for key in keys) for run in runs})
+    along = []
+    for key in sorted(reversed(keys), key=distinct):
+        rest = [other for other in keys if other not in {*along, key}]
+        if key not in asked and distinct(*rest) == distinct(*rest, key):
+            along.append(key)
+    return [key for key in keys if key not in along], [key for key in keys if key in along]
+
+
+def require_swept(runs, key, flag) -> None:
+    """FoldError unless the runs differ in `key`."""
+    known, found = runs[0].config, [key for key in varying(runs) if key != "seed"]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1, 0.5)
+        raise FoldError(f"{flag}={key}: no key of the configuration" + (f", did you mean {near[0]}?" if near else ""))
+    if key not in varying(runs):
+        swept = ", ".join(found) or "nothing but the seed" * ("seed" in varying(runs)) or "nothing"
+        raise FoldError(f"{flag}={key} is {spell(known[key])} in every run; what differs is {swept}")
+
+
+def spell(value) -> str:
+    """A value as the command line takes it: 200,100 for (200, 100)."""
+    if isinstance(value, tuple):
+        return ",".join(map(spell, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def spelled(keys, setting) -> str:
+    """'model.latent_dim=2, objective.beta=4'; of a table without keys 'all runs'."""
+    return ", ".join(f"{key}={spell(value)}" for key, value in zip(keys, setting, strict=True)) or "all runs"
+
+
+def by_setting(runs, keys) -> tuple[dict[tuple, dict[int, Run]], list[str]]:
+    """{setting: {seed: run}}, numbers in order and words as they come; and a line for every run that is there twice."""
+    groups, notes = {}, []
+    for run in runs:
+        setting, seed = tuple(run.config.get(key) for key in keys), run.config["seed"]
+        group = groups.setdefault(setting, {})
+        if seed in group:
+            notes.append(f"{run.path} repeats {group[seed].path} (same setting and seed): left out")
+        group.setdefault(seed, run)
+    orders = [ordered([setting[i] for setting in groups]) for i in range(len(keys))]
+    place = lambda setting: [order.index(value) for order, value in zip(orders, setting, strict=True)]
+    return {setting: dict(sorted(groups[setting].items())) for setting in sorted(groups, key=place)}, notes
+
+
+def ordered(values) -> list:
+    """Each value once: numbers, and tuples of them, by size; anything else as it comes."""
+    values = list(dict.fromkeys(values))
+    try:
+        return values if any(isinstance(value, str | bool) for value in values) else sorted(values)
+    except TypeError:
+        return values

@@ -1,0 +1,264 @@
+"""Runs folded into one table: means over seeds and paired differences. Plain data, no printing.
+
+Runs of one setting differ in their seed alone. For the values v_s of the n seeds s of a setting and r_s of a reference:
+
+    mean  (1/n) sum_s v_s          standard error  sd(v) / sqrt(n)
+    difference  d_s = v_s - r_s over the seeds that both have;  mean(d) +- t(0.975, m - 1) sd(d) / sqrt(m)
+
+with the sample standard deviation (m - 1 in its denominator) and Student's t. Numbers keep the units of the summaries.
+"""
+
+import difflib
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.config import in_groups
+from vae_jax.errors import FoldError
+from vae_jax.reports.collect import ASIDE, Run, by_setting, hashable, of_the_seed, ordered, spell, spelled, varying
+from vae_jax.runs.directory import flat
+
+NAMES = ("test.nll", "test.elbo", "test.kl", "test.active_units", "train_seconds")  # the columns if none are asked for
+WHOLE = {"train_seconds": "s", "num_params": "", "epochs": "", "step": ""}  # numbers of the whole run, with their units
+BETA, RATE, DISTORTION = "objective.beta", "test.kl", "test.log_likelihood"  # what trades one for the other, and both
+UP = {"elbo", "log_likelihood", "log_px", "effective_samples", "linear_probe_accuracy", "knn_accuracy"}
+DOWN = {"nll", "squared_error"}
+CONFIDENCE = 0.95
+
+
+class Number(NamedTuple):
+    """A mean over `count` seeds; `stderr` is None where one seed is all there is."""
+
+    mean: float
+    stderr: float | None
+    count: int
+    unit: str
+
+
+class Difference(NamedTuple):
+    """A mean over `count` pairs of equal seed, with its 95% confidence interval; None and None for one pair."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+class Row(NamedTuple):
+    """One setting: the values of the table's keys, its runs by seed, its numbers, and those against the reference."""
+
+    setting: tuple
+    runs: dict[int, Run]
+    numbers: dict[str, Number]
+    differences: dict[str, Difference]
+
+
+class Table(NamedTuple):
+    """All settings. `reference` and `best` are indices into `rows` by name of a number, where there are such."""
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    rows: list[Row]
+    best: dict[str, int]
+    reference: dict[str, int]
+    over_seeds: bool  # False: nothing has two seeds, and standard errors are those over test examples
+
+
+def lookup(run, name) -> dict | None:
+    """The summary's entry {value, stderr, unit} for 'SPLIT.NAME', or for a number of the whole run; None if absent."""
+    if name in WHOLE:
+        value = run.summary.get(name)
+        return None if value is None else {"value": value, "stderr": None, "unit": WHOLE[name]}
+    split, _, short = name.partition(".")
+    entry = run.summary.get("splits", {}).get(split, {}).get(short)
+    return entry if isinstance(entry, dict) and isinstance(entry.get("value"), int | float) else None
+
+
+def available(runs) -> list[str]:
+    """Every name that `lookup` knows in any of the runs."""
+    splits = [(split, entries) for run in runs for split, entries in run.summary.get("splits", {}).items()]
+    names = [f"{split}.{name}" for split, entries in splits for name in entries]
+    return [name for name in dict.fromkeys([*names, *WHOLE]) if any(lookup(run, name) for run in runs)]
+
+
+def require_names(runs, names) -> None:
+    """FoldError at the first name that no run has measured."""
+    known = available(runs)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            way = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise FoldError(f"--y={name}: no run has measured it; {way}")
+
+
+def fold(runs, keys, names, against="best") -> tuple[Table, list[str]]:
+    """The table of runs over settings of `keys`, compared with the 'best' setting of each number or the 'first'."""
+    groups, notes = by_setting(runs, keys)
+    over_seeds = any(len(group) > 1 for group in groups.values())
+    values = [{name: by_seed(group, name) for name in names} for group in groups.values()]
+    numbers = [
+        {name: average(found, over_seeds) for name, found in row.items() if found} for row in values
+    ]  # what no run of a setting has measured is absent
+    best = {name: i for name in names if (i := best_of([row.get(name) for row in numbers], name)) is not None}
+    first = {name: 0 for name in names if name in numbers[0]}
+    reference = (best if against == "best" else first) if len(groups) > 1 else {}
+    rows = []
+    for (setting, group), row, own in zip(groups.items(), values, numbers, strict=True):
+        pairs = {name: (row[name], values[i][name]) for name, i in reference.items() if row is not values[i]}
+        differences = {name: difference(*pair) for name, pair in pairs.items()}
+        rows.append(Row(setting, group, own, {name: d for name, d in differences.items() if d}))
+    return Table(tuple(keys), tuple(names), rows, best if len(groups) > 1 else {}, reference, over_seeds), notes
+
+
+def by_seed(group, name) -> dict[int, dict]:
+    """{seed: entry} of the runs of a setting that have measured `name`."""
+    found = {seed: lookup(run, name) for seed, run in group.items()}
+    return {seed: entry for seed, entry in found.items() if entry is not None}
+
+
+def average(entries, over_seeds) -> Number:
+    """Mean and standard error over seeds; with `over_seeds` False that of the one entry over its examples."""
+    values = np.array([entry["value"] for entry in entries.values()], np.float64)
+    units = list(dict.fromkeys(entry.get("unit") or "" for entry in entries.values()))
+    stderr = standard_error(values) if over_seeds else next(iter(entries.values())).get("stderr")
+    return Number(float(values.mean()), stderr, len(values), " or ".join(units))
+
+
+def standard_error(values) -> float | None:
+    """sd / sqrt(n) of `[n]`, None for n = 1."""
+    with np.errstate(invalid="ignore"):  # a run whose number is infinite has none
+        return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def difference(entries, reference) -> Difference | None:
+    """Paired by seed, with Student's interval; None without a common seed."""
+    from scipy.special import stdtrit  # half a second, and only tables that compare need it
+
+    pairs = [(entries[seed]["value"], reference[seed]["value"]) for seed in entries if seed in reference]
+    if not pairs:
+        return None
+    with np.errstate(invalid="ignore"):
+        values = np.subtract(*np.array(pairs, np.float64).T)
+    mean, stderr = float(values.mean()), standard_error(values)
+    if stderr is None:
+        return Difference(mean, None, None, 1)
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stderr
+    return Difference(mean, mean - half, mean + half, len(values))
+
+
+def direction(name) -> int:
+    """1 if more is better, -1 if less is, 0 if neither can be said."""
+    short = name.rpartition(".")[2].removesuffix("_bits_per_dim")
+    return (short in UP) - (short in DOWN)
+
+
+def best_of(numbers, name) -> int | None:
+    """The index of the best mean among numbers (None where absent), if one direction is better."""
+    finite = [i for i, number in enumerate(numbers) if number is not None and math.isfinite(number.mean)]
+    return max(finite, key=lambda i: direction(name) * numbers[i].mean) if direction(name) and finite else None
+
+
+UNLIKE = {  # groups of the configuration -> what a difference in them means
+    "data": "these runs saw other data, or saw it otherwise",
+    "eval": "these numbers were measured in different ways",
+    "model.likelihood": "likelihoods of different kinds do not compare",
+}
+INCIDENTAL = ("command", "argv", "started")  # of the environment: no number depends on them
+LISTED = 20  # missing combinations with a line each
+
+
+def caveats(runs, table, along) -> list[str]:
+    """Every line about runs that make one table; `along` are the keys that change together with the table's."""
+    lines = [*missing_numbers(table), *missing_settings(table), *missing_seeds(table)]
+    lines += [*together(table.keys, along), *unlike_configs(runs), *set_aside(runs, table)]
+    return [*lines, *unlike_data(runs), *unlike_environments(runs)]
+
+
+def missing_numbers(table):
+    """Runs that have not measured what others have."""
+    for name in table.names:
+        without = [run.path for row in table.rows for run in row.runs.values() if lookup(run, name) is None]
+        if without:
+            yield f"{name} is not in {', '.join(without)}"
+    for row in table.rows:
+        for name in (name for name, number in row.numbers.items() if not math.isfinite(number.mean)):
+            yield f"{name} is not finite at {spelled(table.keys, row.setting)}"
+
+
+def missing_settings(table):
+    """Combinations of the swept values that no run has."""
+    present = {row.setting for row in table.rows}
+    axes = [ordered([row.setting[i] for row in table.rows]) for i in range(len(table.keys))]
+    whole = math.prod(map(len, axes))
+    if whole - len(present) > LISTED:
+        yield f"of {whole:,} combinations of the swept values {len(present):,} have runs"
+    else:
+        absent = (setting for setting in itertools.product(*axes) if setting not in present)
+        yield from (f"missing: {spelled(table.keys, setting)} has no finished run" for setting in absent)
+
+
+def missing_seeds(table):
+    """Settings that lack seeds which others have."""
+    if "seed" in table.keys:
+        return
+    every = sorted({seed for row in table.rows for seed in row.runs})
+    for row in table.rows:
+        lacking = [seed for seed in every if seed not in row.runs]
+        if lacking:
+            plural = "s" * (len(lacking) > 1)
+            yield f"missing: {spelled(table.keys, row.setting)} has no seed{plural} {', '.join(map(str, lacking))}"
+
+
+def together(keys, along):
+    if along:
+        yield f"{', '.join(along)}: what differs here goes with {' and '.join(keys)}"
+
+
+def unlike_configs(runs):
+    """Swept keys across which numbers do not compare."""
+    seeds = of_the_seed(runs)
+    for key in (key for key in varying(runs) if key not in seeds and not in_groups(key, ASIDE)):
+        for group in (group for group in UNLIKE if in_groups(key, (group,))):
+            yield f"{key} differs: {UNLIKE[group]}"
+
+
+def set_aside(runs, table):
+    """Keys that differ and are no part of a setting."""
+    for key in varying(runs):
+        if in_groups(key, ASIDE) and key not in table.keys:
+            yield f"{key} differs and is not taken for a setting"
+        elif key in of_the_seed(runs) and key != "seed" and key not in table.keys:
+            yield f"{key} differs from seed to seed and is folded with it"
+
+
+def unlike_data(runs):
+    """Other arrays under the same configuration of the data."""
+    if not any(in_groups(key, ("data",)) for key in varying(runs) if key not in of_the_seed(runs)):
+        yield from unlike("data", [flat(run.info) for run in runs], runs)
+
+
+def unlike_environments(runs):
+    """Versions, commits and devices that are not the same in all runs."""
+    environments = [{k: v for k, v in run.environment.items() if k not in INCIDENTAL} for run in runs]
+    yield from unlike("environment", [flat(environment) for environment in environments], runs)
+
+
+def unlike(what, dicts, runs):
+    """One line for each key whose value is not the same in all dicts; it names the runs that few agree with."""
+    for key in dict.fromkeys(key for values in dicts for key in values):
+        holders = {}
+        for values, run in zip(dicts, runs, strict=True):
+            holders.setdefault(spell(hashable(values.get(key, "absent"))), []).append(run.path)
+        if len(holders) > 1:
+            (common, most), *rest = sorted(holders.items(), key=lambda item: -len(item[1]))
+            others = "; ".join(f"{brief(value)} in {', '.join(paths)}" for value, paths in rest)
+            yield f"{what} differs in {key}: {brief(common)} in {len(most)} run{'s' * (len(most) > 1)}; {others}"
+
+
+def brief(text) -> str:
+    if re.fullmatch("[0-9a-f]{40}", text):
+        return text[:10]  # a commit
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,217 @@
+"""A folded table as text: for the terminal, Markdown, LaTeX and CSV. Plain data in, strings out."""
+
+import csv
+import io
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+from vae_jax.console import decimals, measured
+from vae_jax.reports.collect import spell
+from vae_jax.reports.statistics import CONFIDENCE, Table, lookup
+
+LABELS = {"nll": "NLL", "elbo": "ELBO", "kl": "KL", "log_likelihood": "log p(x|z)", "train_seconds": "training"}
+ABSENT = "–"
+
+
+class Cell(NamedTuple):
+    """A number as text, or a word where `is_number` is False; the best of its column is marked."""
+
+    text: str
+    is_number: bool = True
+    best: bool = False
+
+
+class Grid(NamedTuple):
+    """A title and rows of cells below a header: what each format lays out in its own way."""
+
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+
+
+# What the tables say.
+
+
+def means(table: Table) -> Grid:
+    """A row for each setting: its values, how many seeds, mean and standard error of each number."""
+    units = {name: unit_of(table, name) for name in table.names}
+    header = [*table.keys, "seeds", *(headed(label(name), units[name]) for name in table.names)]
+    rows = []
+    for i, row in enumerate(table.rows):
+        numbers = [number_cell(row.numbers.get(name), units[name], table.best.get(name) == i) for name in table.names]
+        rows.append([*map(word, row.setting), Cell(str(len(row.runs))), *numbers])
+    what = "mean ± standard error over seeds" if table.over_seeds else "one seed, ± standard error over examples"
+    return Grid(what[0].upper() + what[1:], header, rows)
+
+
+def differences(table: Table, against="best") -> Grid | None:
+    """A row for each setting: what it adds to the reference, paired by seed; None if nothing is compared."""
+    names = [name for name in table.names if any(name in row.differences for row in table.rows)]
+    if not names:
+        return None
+    header = [*table.keys, *(headed(label(name), unit_of(table, name)) for name in names)]
+    rows = [
+        [*map(word, row.setting), *(difference_cell(table, i, name, against) for name in names)]
+        for i, row in enumerate(table.rows)
+    ]
+    interval = f"with {CONFIDENCE:.0%} confidence intervals (Student's t)"
+    return Grid(f"Differences from the {against} setting, paired by seed, {interval}", header, rows)
+
+
+def unit_of(table, name):
+    """The unit that a number has in every row, None if it is not the same."""
+    units = {row.numbers[name].unit for row in table.rows if name in row.numbers}
+    return units.pop() if len(units) == 1 else None
+
+
+def headed(text, unit):
+    return f"{text} [{unit}]" if unit else text
+
+
+def label(name) -> str:
+    """'test NLL' for 'test.nll'."""
+    split, _, short = name.rpartition(".")
+    base = short.removesuffix("_bits_per_dim")
+    text = LABELS.get(base, base.replace("_", " "))
+    return f"{split} {text}".strip()
+
+
+def word(value) -> Cell:
+    return Cell(spell(value), is_number=isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def number_cell(number, unit, best) -> Cell:
+    """A mean with its standard error, and its unit where the column's head has none."""
+    if number is None:
+        return Cell(ABSENT)
+    own = f" {number.unit}" if unit is None else ""
+    return Cell(measured(number.mean, number.stderr) + own, best=best)
+
+
+def difference_cell(table, i, name, against) -> Cell:
+    if table.reference.get(name) == i:
+        return Cell(against, best=table.best.get(name) == i)
+    found = table.rows[i].differences.get(name)
+    if found is None:
+        return Cell(ABSENT)
+    if found.low is None:
+        return Cell(f"{found.mean:+.4g} (1 pair)")
+    if not math.isfinite(found.low):
+        return Cell(f"{found.mean:+.4g}")
+    digits = decimals(found.high - found.mean)
+    some = "" if found.count == len(table.rows[i].runs) else f" ({found.count} pairs)"
+    values = f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+    return Cell(values + some, best=table.best.get(name) == i)
+
+
+# Formats.
+
+
+def text(grid: Grid) -> str:
+    """Aligned columns; the best has a star."""
+    columns = [[Cell(head), *(row[i] for row in grid.rows)] for i, head in enumerate(grid.header)]
+    lines = zip(*map(aligned, columns), strict=True)
+    note = ["  * the best of its column"] if any(cell.best for column in columns for cell in column) else []
+    return "\n".join([grid.title, *(f"  {'  '.join(line)}".rstrip() for line in lines), *note])
+
+
+def aligned(column) -> list[str]:
+    """The cells of a column in one width, numbers to the right; a column that has a best keeps room for its star."""
+    starred = any(cell.best for cell in column)
+    shown = [cell.text + ("*" if cell.best else " " * starred) for cell in column]
+    place = str.rjust if all(cell.is_number for cell in column) else str.ljust
+    return [place(cell, max(map(len, shown))) for cell in shown]
+
+
+def numeric(grid) -> list[bool]:
+    """Which columns hold nothing but numbers."""
+    return [all(row[i].is_number for row in grid.rows) for i in range(len(grid.header))]
+
+
+def markdown(grid: Grid) -> str:
+    """A pipe table; the best is bold."""
+    line = lambda cells: f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    body = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in grid.rows]
+    rule = ["---:" if right else "---" for right in numeric(grid)]
+    return "\n".join([f"{grid.title}:", "", line(grid.header), line(rule), *map(line, body)])
+
+
+def latex(grid: Grid) -> str:
+    """A tabular of plain LaTeX, which needs no package; the best is bold."""
+    places = "".join("r" if right else "l" for right in numeric(grid))
+    line = lambda cells: " & ".join(cells) + r" \\"
+    body = [[latex_cell(cell) for cell in row] for row in grid.rows]
+    lines = [r"\hline", line(map(latex_text, grid.header)), r"\hline", *map(line, body), r"\hline"]
+    return "\n".join([f"% {grid.title}", rf"\begin{{tabular}}{{{places}}}", *lines, r"\end{tabular}"])
+
+
+def latex_cell(cell) -> str:
+    """Numbers in math, where a minus is one; words and units as text."""
+    shown = latex_text(cell.text)
+    if cell.is_number:
+        parts = re.split(f"({AMOUNT})", cell.text)  # every second one is a number
+        shown = "".join(f"${p.replace('±', PM)}$" if i % 2 else latex_text(p) for i, p in enumerate(parts))
+    return rf"{{\boldmath\textbf{{{shown}}}}}" if cell.best else shown
+
+
+PM, FLOAT = r"\pm", r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+AMOUNT = f"{FLOAT}(?: ± {FLOAT})?"
+SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"$|$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "±": r"$\pm$",
+    ABSENT: "--",
+}
+
+
+def latex_text(string) -> str:
+    """Text in which no character is a command."""
+    return "".join(SPECIAL.get(c, c) for c in string)
+
+
+def csv_table(table: Table) -> str:
+    """Every number of the table in full, a row for each setting; absent ones are empty."""
+    header = [*table.keys, "seeds"]
+    for name in table.names:
+        compared = ("difference", "low", "high", "pairs") if name in table.reference else ()
+        header += [name, *(f"{name} {part}" for part in ("stderr", "count", "unit", *compared))]
+    rows = [[*map(spell, row.setting), len(row.runs), *csv_numbers(table, row)] for row in table.rows]
+    return written([header, *rows])
+
+
+def csv_numbers(table, row):
+    for name in table.names:
+        number, found = row.numbers.get(name), row.differences.get(name)
+        yield from (number.mean, number.stderr, number.count, number.unit) if number else [None] * 4
+        if name in table.reference:
+            yield from found or [None] * 4
+
+
+def csv_runs(runs, keys, names) -> str:
+    """What went into the table: a row for each run, its values of `keys`, its numbers and their standard errors."""
+    header = ["run", *keys, *itertools.chain(*((name, f"{name} stderr", f"{name} unit") for name in names))]
+    rows = []
+    for run in runs:
+        entries = [lookup(run, name) or {} for name in names]
+        numbers = ((entry.get("value"), entry.get("stderr"), entry.get("unit")) for entry in entries)
+        rows.append([run.path, *(spell(run.config.get(key)) for key in keys), *itertools.chain(*numbers)])
+    return written([header, *rows])
+
+
+def written(rows) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()
+
+
+def whole_markdown(title, grids, notes, pictures) -> str:
+    """The page of a sweep: tables, what to know of them, and the pictures that lie beside it, {file: caption}."""
+    told = ["What is missing or not alike:\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
+    shown = [f"{caption}\n\n![{caption}]({file})" for file, caption in pictures.items()]
+    return "\n\n".join([f"# {title}", *map(markdown, grids), *told, *shown]) + "\n"
