@@ -35,11 +35,11 @@ def ours():
     from vae_jax.evaluation import bounds
     from vae_jax.evaluation import examples as examples_module
     from vae_jax.models.model import make_model
-    from vae_jax.parallel.devices import HERE
+    from vae_jax.parallel.devices import ONE_DEVICE
 
     config = configs.default()
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS[NETWORK]
-    config.eval.num_samples, config.eval.chunk_rows = SAMPLES, CHUNK
+    config.eval.num_samples, config.eval.chunk_images = SAMPLES, CHUNK
     config = configs.validate(config)
     info = datasets.Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
     model = make_model(config, info)
@@ -48,9 +48,9 @@ def ours():
 
     def run(count):
         examples = {"image": image[:count], "key": split_keys(0, "test", count)}
-        examples["rows"] = examples_module.find_rows(model, params, examples, config.eval, HERE)
+        examples["q_params"] = examples_module.find_q_params(model, params, examples, config.eval, ONE_DEVICE)
         quiet = lambda done: None
-        bounds.likelihood_numbers(model, params, examples, info.event_shape, config.eval, HERE, quiet)
+        bounds.likelihood_numbers(model, params, examples, info.event_shape, config.eval, ONE_DEVICE, quiet)
 
     return run
 

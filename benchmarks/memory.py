@@ -63,8 +63,8 @@ def peak(batch, samples, examples):
     state, _ = jax.block_until_ready(program.make_program(setup)(min(epoch_steps, 20))(hyper, state, arrays))
     steps = resident("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
-    chosen = examples_module.with_rows(setup, state.params, examples_module.evaluation_examples(setup, "test"))
-    shape, spread = dataset.info.event_shape, devices.HERE
+    chosen = examples_module.with_q_params(setup, state.params, examples_module.evaluation_examples(setup, "test"))
+    shape, spread = dataset.info.event_shape, devices.ONE_DEVICE
     bounds.likelihood_numbers(setup.model, state.params, chosen, shape, config.eval, spread, lambda done: None)
     return steps, resident("VmHWM") - before
 

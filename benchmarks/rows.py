@@ -132,7 +132,7 @@ def memory_of(num_rows):
 def report(times, memory):
     """The table, and whether the goals are met."""
     heads = ("us/step", "quartiles", "cpu us/step", "order us", "ms/call", "table MB", "making MB", "running MB")
-    print(f"{'rows':>9} " + " ".join(f"{head:>11}" for head in heads))
+    print(f"{'q_params':>9} " + " ".join(f"{head:>11}" for head in heads))
     for size, entry in times.items():
         wall, cpu = entry["wall"], entry["cpu"]
         low, high = wall["quartiles_us"]

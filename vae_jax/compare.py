@@ -69,7 +69,7 @@ def compare(workdirs, out):
     workdirs, found, real = [str(Path(workdir)) for workdir in workdirs], [], None
     subjects.require_alike(workdirs)
     for workdir in workdirs:
-        console.say(f"measuring  {workdir}")
+        console.write(f"measuring  {workdir}")
         subject, real = subjects.run_subject(workdir)
         found.append(subject)
     found.insert(0, subjects.pca_subject(real, found[0].train.shape[-1]))
@@ -187,8 +187,8 @@ def main(arguments=None):
     parser.add_argument("--out", required=True, help="the directory of the table and the picture")
     given = parser.parse_args(arguments)
     numbers = guarded(lambda: compare(given.runs, given.out))
-    console.say(table(numbers))
-    console.say(f"written    {given.out}: comparison.md, comparison.png, comparison.json")
+    console.write(table(numbers))
+    console.write(f"written    {given.out}: comparison.md, comparison.png, comparison.json")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def main(arguments=None):
     """Draws and prints; every foreseen mistake becomes one line and exit status 2."""
     options = parse(arguments)
     numbers = guarded(lambda: compare(options.run, options.regressor, options.out))
-    console.say(console.table({"splits": numbers}))
-    console.say(f"picture   {options.out}")
+    console.write(console.table({"splits": numbers}))
+    console.write(f"picture   {options.out}")
 
 
 def parse(arguments):
@@ -83,14 +83,14 @@ def measured(workdir):
 def errors(setup, params, test):
     """Squared errors per element of the lower half: of the mean prediction, and of the best of BEST answers."""
     count = MEAN if setup.config.model.latent_dim else 1
-    chunk_rows, spread = setup.config.eval.chunk_rows, devices.spread(setup.mesh)
+    chunk_images, spread = setup.config.eval.chunk_images, devices.spread(setup.mesh)
 
     def each(chunk):
         answers = generation.completions(setup.model, params, chunk, count)
         return generation.completion_errors(answers, chunk["image"], BEST)
 
     arrays = {name: test[name] for name in ("image", "key", "condition")}
-    mean, best = in_chunks(each, arrays, max(1, chunk_rows // count), spread)
+    mean, best = in_chunks(each, arrays, max(1, chunk_images // count), spread)
     average = f"per pixel, mean of {count} draws" if count > 1 else "per pixel"
     return {
         "squared_error": summarize(mean, average),

@@ -45,7 +45,7 @@ def model_keys(config):
     """Families and networks."""
     config.model = ConfigDict()
     config.model.latent_dim = 50  # Z, numbers in z; of a two-layer model, in z1; 0: no z, the decoder of a condition
-    config.model.encoder = "mlp"  # network from x to the rows of q(z|x)
+    config.model.encoder = "mlp"  # network from x to the parameters of q(z|x)
     config.model.decoder = "mlp"  # network from z to p(x|z)
     config.model.hidden = (200, 200)  # encoder widths from x to z; the decoder mirrors them
     config.model.channels = (32, 64)  # conv, resnet: the encoder's before the hidden layers; the decoder mirrors them
@@ -72,13 +72,13 @@ def inference_keys(config):
     """How q is found, and what is ascended."""
     config.inference = ConfigDict()
     config.inference.kind = "amortized"  # or per_datapoint, semi_amortized: how q(z|x) is found
-    config.inference.learning_rate = 1e-2  # per_datapoint: Adam on the rows of the table
-    config.inference.inner_steps = 1  # per_datapoint: updates of the batch's rows for each update of the decoder
+    config.inference.learning_rate = 1e-2  # per_datapoint: Adam on the entries of the table
+    config.inference.inner_steps = 1  # per_datapoint: updates of the batch's entries for each update of the decoder
     config.inference.start = "zeros"  # per_datapoint: zeros; prior (means drawn from it); encoder (of encoder_run)
     config.inference.encoder_run = (
-        ""  # per_datapoint: the directory of a trained run whose encoder gives the first rows
+        ""  # per_datapoint: the directory of a trained run whose encoder gives the first entries
     )
-    config.inference.steps = 5  # semi_amortized: refinements of the encoder's rows
+    config.inference.steps = 5  # semi_amortized: refinements of the encoder's q
     config.inference.step_size = 1e-2  # semi_amortized: of a refinement, on the gradient of one example's bound
     config.inference.momentum = 0.5  # semi_amortized
     config.inference.clip_norm = 5.0  # semi_amortized: of one example's gradient; 0: none
@@ -86,8 +86,8 @@ def inference_keys(config):
     config.inference.input_noise = 0.0  # denoising: standard deviation added to what the encoder sees in training
     config.inference.input_dropout = 0.0  # denoising: share of x's elements that the encoder sees as 0 in training
 
-    config.fit = ConfigDict()  # rows for held-out examples, the decoder frozen
-    config.fit.learning_rate = 5e-2  # Adam on the rows
+    config.fit = ConfigDict()  # q for held-out examples, the decoder frozen
+    config.fit.learning_rate = 5e-2  # Adam on the parameters of q
     config.fit.num_samples = 8  # draws of z for each example and step
     config.fit.max_steps = 600  # at most so many
     config.fit.window = 50  # steps whose iterates are averaged
@@ -148,7 +148,7 @@ def evaluation_keys(config):
     config.eval.max_examples = 0  # of test, at the end; 0: all
     config.eval.train_examples = 1000  # of train, at the end, measured like test; 0: none
     config.eval.curve_examples = 100  # of test, for log p(x) against the number of draws in --mode=evaluate; 0: none
-    config.eval.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
+    config.eval.chunk_images = 2500  # decoded images in flight: bounds memory, changes no number
 
 
 def gaps_keys(config):
@@ -157,9 +157,9 @@ def gaps_keys(config):
     config.gaps.num_examples = 1000  # of test; AIS and the flow take the first of these
     config.gaps.elbo_samples = 200  # of each L
     config.gaps.num_samples = 5000  # K of IWAE
-    config.gaps.chunk_rows = 2500  # decoded images in flight: bounds memory, changes no number
+    config.gaps.chunk_images = 2500  # decoded images in flight: bounds memory, changes no number
     config.gaps.fit = ConfigDict()
-    config.gaps.fit.learning_rate = 5e-2  # q*: Adam on the rows of each example, down to 0 by a cosine
+    config.gaps.fit.learning_rate = 5e-2  # q*: Adam on q of each example, down to 0 by a cosine
     config.gaps.fit.num_samples = 8  # draws of z for each example and step
     config.gaps.fit.max_steps = 600  # from each of the two starts
     config.gaps.fit.window = 50  # steps whose iterates are averaged
@@ -313,7 +313,7 @@ def num_streams(config):
 # A short list of keys that a resumed run may change: none of them touches a parameter.
 CHANGEABLE = frozenset(
     {"figures", "gaps", "estimators", "train.eval_every", "train.checkpoint_every"}
-    | {"eval.elbo_samples", "eval.num_samples", "eval.chunk_rows", "eval.curve_examples"}
+    | {"eval.elbo_samples", "eval.num_samples", "eval.chunk_images", "eval.curve_examples"}
     | {"eval.max_examples", "eval.train_examples", "fit", "data.manual_dir", "data.data_dir", "data.placement"}
 )
 
@@ -386,11 +386,11 @@ AT_LEAST = {
     "eval.max_examples": 0,
     "eval.train_examples": 0,
     "eval.curve_examples": 0,
-    "eval.chunk_rows": 1,
+    "eval.chunk_images": 1,
     "gaps.num_examples": 1,
     "gaps.elbo_samples": 1,
     "gaps.num_samples": 1,
-    "gaps.chunk_rows": 1,
+    "gaps.chunk_images": 1,
     **{f"gaps.{group}.{key}": least for group in ("fit", "flow") for key, least in FITTING.items()},
     "gaps.flow.num_examples": 0,
     "gaps.flow.layers": 1,

@@ -41,7 +41,7 @@ class Progress:
         self.bar.update(done - self.bar.n)
         if not self.is_terminal and time.monotonic() - self.said > QUIET_SECONDS:
             self.said = time.monotonic()
-            say(f"{self.title} {self.bar.n / self.bar.total:4.0%} {text}, {self.left()} left")
+            write(f"{self.title} {self.bar.n / self.bar.total:4.0%} {text}, {self.left()} left")
 
     def left(self):
         rate = self.bar.format_dict["rate"] or math.inf  # a smoothed one, that forgets the first call, which compiled
@@ -50,7 +50,7 @@ class Progress:
     def line(self, text):
         """A line that stays, above the bar."""
         with tqdm.external_write_mode(file=sys.stdout):
-            say(text)
+            write(text)
 
     def close(self):
         self.bar.close()
@@ -67,7 +67,7 @@ class Silent(NamedTuple):
 SILENT = Silent()
 
 
-def say(text=""):
+def write(text=""):
     print(text, flush=True)
 
 

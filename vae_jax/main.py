@@ -63,10 +63,10 @@ def join():
     if MODE.value != "train":
         fail(f"--mode={MODE.value} runs in one process: --num_processes=1, and start it once")
     where = found.coordinator or "an address from the cluster"
-    console.say(f"processes  up to {CONNECT_TIMEOUT.value} s until all have come; the first listens at {where}")
+    console.write(f"processes  up to {CONNECT_TIMEOUT.value} s until all have come; the first listens at {where}")
     processes.connect(found, HEARTBEAT.value, CONNECT_TIMEOUT.value)
     # now, since jax ends the survivors of a process that dies without another word
-    console.say(
+    console.write(
         f"process    {jax.process_index()} of {jax.process_count()}: if one dies all stop, within some "
         f"{HEARTBEAT.value} s; the same command on every process resumes from the last checkpoint"
     )
@@ -85,8 +85,8 @@ def run_train():
     summary = train.train(config, workdir, DEVICES.value)
     if summary is None:  # another process has it
         return
-    console.say(console.table(summary))
-    console.say(f"report    {os.path.join(workdir, 'report.html')}")
+    console.write(console.table(summary))
+    console.write(f"report    {os.path.join(workdir, 'report.html')}")
 
 
 def run_gaps():

@@ -24,11 +24,11 @@ def main():
     parser.add_argument("--runs", required=True, help="the directory that holds the runs")
     parser.add_argument("--published", default=PUBLISHED, help=f"default: {PUBLISHED}")
     arguments = parser.parse_args()
-    guarded(lambda: console.say(text(read(arguments.published, arguments.table), arguments.runs)))
+    guarded(lambda: console.write(text(read(arguments.published, arguments.table), arguments.runs)))
 
 
 def read(path, name):
-    """One table of the file: {'source', 'columns', 'rows'}. Raises Mistake for a name that it does not have."""
+    """One table of the file: {'source', 'columns', 'q_params'}. Raises Mistake for a name that it does not have."""
     try:
         tables = json.loads(Path(path).read_text())
     except ValueError as error:
@@ -41,7 +41,7 @@ def read(path, name):
 def text(table, runs):
     """The table as text: published, ours with its standard error, the difference, and how long ours was trained."""
     head = ("", "published", "ours", "difference", "epochs", "steps", "images", "samples")
-    lines = [head, *(line(dict(zip(table["columns"], row, strict=True)), Path(runs)) for row in table["rows"])]
+    lines = [head, *(line(dict(zip(table["columns"], row, strict=True)), Path(runs)) for row in table["q_params"])]
     widths = [max(len(cells[column]) for cells in lines) for column in range(len(head))]
     aligned = [
         "  ".join([cells[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)])

@@ -17,7 +17,7 @@ from vae_jax import console
 from vae_jax.console import Parser, guarded
 from vae_jax.errors import ConfigError, Mistake
 from vae_jax.evaluation import bounds, generation
-from vae_jax.evaluation.examples import evaluation_examples, with_codes, with_rows
+from vae_jax.evaluation.examples import evaluation_examples, with_codes, with_q_params
 from vae_jax.keys import prior_key
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
@@ -43,12 +43,12 @@ def prior_estimate(runs):
         if not config.curve_examples:
             raise ConfigError("config.eval.curve_examples = 0 of a run: expected a number >= 1")
         examples = evaluation_examples(setup, "test", config.curve_examples)
-        examples = with_rows(setup, params, examples)
+        examples = with_q_params(setup, params, examples)
         weights = bounds.measure(setup.model, params, examples, config, spread)
         title = f"Z = {dims[number]}" + (f", run {number + 1}" if len(set(dims)) < len(dims) else "")
         panels[title] = bounds.curves(weights)
         for name, entry in bounds.numbers(weights).items():
-            console.say(f"  {title:8}  {name:28}  {console.number(entry)}")
+            console.write(f"  {title:8}  {name:28}  {console.number(entry)}")
     return likelihood_plots.estimates(panels)
 
 
@@ -62,7 +62,7 @@ def sigma(runs):
         numbers[title] = np.array([entry["value"] for entry in entries]), np.array(stderr)
     for one in studied:
         shown = "  ".join(f"{name} {console.number(one['numbers'][name])}" for name in MEASURED)
-        console.say(f"  {one['name']:16}  {shown}")
+        console.write(f"  {one['name']:16}  {shown}")
     column = lambda key: [one[key] for one in studied]
     return likelihood_plots.sigma_figure(
         *(column(key) for key in ("name", "sigma", "learned")),
@@ -117,7 +117,7 @@ def study(name, runs, out):
     figure = STUDIES[name](runs)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
-    console.say(f"picture    {out}")
+    console.write(f"picture    {out}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def run_subject(workdir):
     test = with_codes(setup, params, "test", config.eval.max_examples, workdir)
     shape, prior = setup.dataset.info.event_shape, config.model.posterior != "dirac"
     bound = bounds.bound_numbers(model, params, test, shape, config.eval, spread) if prior else {}
-    decode = lambda z: in_chunks(partial(generation.decode_means, model, params), z, config.eval.chunk_rows, spread)
+    decode = lambda z: in_chunks(partial(generation.decode_means, model, params), z, config.eval.chunk_images, spread)
     if prior:
         draws = jax.device_get(sample_prior(model, params, jax.random.key(SEED), SAMPLES))[0]
     else:

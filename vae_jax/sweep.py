@@ -54,12 +54,12 @@ def sweep():
     runs = [many_runs.Member(*make_member(config, values)) for values in combinations(grid)]
     devices.use_cores()
     spelled = ", ".join(f"{key} {','.join(map(str, values))}" for key, values in grid.items())
-    console.say(f"sweep      {len(runs)} runs: {spelled}")
+    console.write(f"sweep      {len(runs)} runs: {spelled}")
     for line in idle(config, grid):
-        console.say(f"note       {line}")
+        console.write(f"note       {line}")
     options = many_runs.Options(DEVICES.value, int(MEMORY.value * 2**30) or None, BATCHING.value)
     failed = many_runs.train_members(runs, options)
-    console.say(table([run.workdir for run in runs if run.workdir not in failed]))
+    console.write(table([run.workdir for run in runs if run.workdir not in failed]))
     if failed:
         reasons = "; ".join(f"{workdir}: {reason}" for workdir, reason in failed.items())
         fail(f"{len(failed)} of {len(runs)} runs stopped, the others are finished. {reasons}")

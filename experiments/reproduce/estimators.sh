@@ -29,7 +29,7 @@ for k in $samples; do
 done
 run python -m vae_jax.main --config=experiments/digits.py --config.seed="${SEED:-0}" --workdir="$RUNS/digits" \
     --config.estimators.num_samples=4,16,64,256 --config.estimators.num_draws=1000 "$@"
-settle
+closed_form_update
 [[ -f "$RUNS/digits/estimators.npz" ]] || run python -m vae_jax.main --mode=estimators --workdir="$RUNS/digits"
 [[ -f "$RUNS/iwae-k5/estimators.npz" ]] || run python -m vae_jax.main --mode=estimators --workdir="$RUNS/iwae-k5"
 finish python -m vae_jax.published --table=estimators --runs="$RUNS"

@@ -20,7 +20,7 @@ for data in $sets; do
             --config.seed="${SEED:-0}" --workdir="$RUNS/$data-$posterior" "$@"
     done
 done
-settle
+closed_form_update
 for data in $sets; do
     for posterior in normal flow; do
         workdir="$RUNS/$data-$posterior"

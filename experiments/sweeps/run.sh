@@ -45,15 +45,15 @@ run() {
   fi
 }
 
-# settle: waits for all runs in flight, before what is made of them.
-settle() {
+# closed_form_update: waits for all runs in flight, before what is made of them.
+closed_form_update() {
   while [ ${#pids[@]} -gt 0 ]; do sleep 0.1 && reap; done
 }
 
 # finish COMMAND...: waits for all runs, runs the report, tells what failed. Its status is 1 if anything did.
 finish() {
   [ "$DRY_RUN" = 0 ] || { show "$@" && return; }
-  settle
+  closed_form_update
   echo
   local status=0
   "$@" || status=1

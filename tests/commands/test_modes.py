@@ -13,7 +13,7 @@ from vae_jax import config as configs
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds
-from vae_jax.evaluation.examples import evaluation_examples, with_rows
+from vae_jax.evaluation.examples import evaluation_examples, with_q_params
 from vae_jax.keys import Use, example_keys, seed_keys
 from vae_jax.models.model import make_model
 from vae_jax.objectives import regularized
@@ -24,7 +24,7 @@ from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import program as program_module
 from vae_jax.training import setup as setups
 from vae_jax.training import step, train
-from vae_jax.training.optimizer import make_row_optimizer
+from vae_jax.training.optimizer import make_table_optimizer
 from vae_jax.training.program import make_program, make_run_steps
 
 NUM_EXAMPLES, BATCH, STREAMS = 70, 16, 8  # 70 = 8 * 8 + 6: streams of 8 and of 9
@@ -55,7 +55,7 @@ def hyper(seed=0):
 
 
 def row_updates(optimizer=None, rate=0.1, inner_steps=1):
-    return step.RowUpdates(optimizer or make_row_optimizer(), lambda hyper, step: rate, inner_steps)
+    return step.TableUpdates(optimizer or make_table_optimizer(), lambda hyper, step: rate, inner_steps)
 
 
 def plain_rows():
@@ -63,7 +63,7 @@ def plain_rows():
     return optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda count: 1.0))
 
 
-def make_step(kind="per_datapoint", optimizer=None, rows=None, axis=devices.ALONE):
+def make_step(kind="per_datapoint", optimizer=None, rows=None, axis=devices.NO_AXIS):
     """Plain SGD at rate 1, so that gradients can be read off what moved."""
     rows = rows if kind == "per_datapoint" else None
     return step.make_train_step(small_model(kind), optimizer or optax.sgd(1.0), regularized.elbo, rows=rows, axis=axis)
@@ -79,8 +79,8 @@ def compiled_step(inner_steps=1, plain=False):
 def start_state(kind="per_datapoint", plain=False, num_streams=1):
     """With one stream, row i is example i."""
     index = jnp.asarray(streams.example_index(NUM_EXAMPLES, num_streams))
-    row_optimizer = plain_rows() if plain else make_row_optimizer()
-    init = partial(step.init_state, small_model(kind), optax.sgd(1.0), row_optimizer=row_optimizer)
+    table_optimizer = plain_rows() if plain else make_table_optimizer()
+    init = partial(step.init_state, small_model(kind), optax.sgd(1.0), table_optimizer=table_optimizer)
     return jax.device_get(jax.jit(init)(jax.random.key(5), jnp.asarray(IMAGE), index=index))
 
 
@@ -107,7 +107,7 @@ def test_a_step_touches_only_its_rows():
     batch, others = [3, 9, 11, 2], [i for i in range(NUM_EXAMPLES) if i not in (3, 9, 11, 2)]
     state = start_state()
     new, _ = compiled_step()(jax.random.key(1), hyper(), state, batch_of(batch))
-    assert_bits(rows_at(new.local, others), rows_at(state.local, others))
+    assert_bits(rows_at(new.local, others), rows_at(state.table, others))
     adam = new.local.opt_state[0]
     assert adam.count.shape == (NUM_EXAMPLES,) and adam.count[jnp.array(batch)].tolist() == [1] * 4
     assert adam.count.sum() == 4
@@ -125,7 +125,7 @@ def test_every_row_has_its_own_count():
     second, _ = one(jax.random.key(1), hyper(), first, batch_of([9, 3, 20, 21]))
     assert second.local.opt_state[0].count[jnp.array([3, 9, 11, 2, 20, 21])].tolist() == [2, 2, 1, 1, 1, 1]
     for row in (20, 21):
-        moved = rows_at(second.local.rows, row)["log_std"] - rows_at(state.local.rows, row)["log_std"]
+        moved = rows_at(second.table.q_params, row)["log_std"] - rows_at(state.table.q_params, row)["log_std"]
         np.testing.assert_allclose(np.abs(moved), 0.1, rtol=1e-3)
 
 
@@ -148,7 +148,7 @@ def test_gradients_are_those_of_sums_for_rows_and_of_means_for_the_decoder():
     for size in (4, 16):
         batch = batch_of(np.arange(size) * 3)
         new, _ = compiled_step(plain=True)(key, hyper(), state, batch)
-        old_rows, new_rows = (rows_at(s.local.rows, batch["index"]) for s in (state, new))
+        old_rows, new_rows = (rows_at(s.table.q_params, batch["index"]) for s in (state, new))
         moved_rows[size] = jax.tree.map(np.subtract, new_rows, old_rows)
     decoder, rows = by_hand(state.params, old_rows, batch["index"], batch["image"])
     for name in NAMES:
@@ -165,7 +165,7 @@ def test_inner_steps_are_a_loop_over_the_rows():
 
     Updates 1 and 2 use fold_in(example's ROWS key, number); the third shares its draw with the decoder's gradient.
     """
-    state, model, optimizer, key = start_state(), small_model(), make_row_optimizer(), jax.random.key(1)
+    state, model, optimizer, key = start_state(), small_model(), make_table_optimizer(), jax.random.key(1)
     batch = batch_of([3, 9, 11, 2])
     new, metrics = compiled_step(inner_steps=3)(key, hyper(), state, batch)
     keys = lambda use: example_keys(jax.random.fold_in(key, 0), batch["index"], use)
@@ -176,7 +176,7 @@ def test_inner_steps_are_a_loop_over_the_rows():
         each = lambda p, r: elbo_fn(draws, batch["image"], model.make_q(p, r), partial(model.decode, p)).elbo
         return jax.value_and_grad(lambda p, r: -each(p, r).sum(), (0, 1))(params, rows)
 
-    rows = rows_at(state.local.rows, batch["index"])
+    rows = rows_at(state.table.q_params, batch["index"])
     moments = jax.vmap(optimizer.init)(rows)
     for draws in (*in_turn, keys(Use.TRAIN_DRAW)):
         value, (decoder, gradient) = gradients(state.params, rows, draws)
@@ -205,18 +205,18 @@ def run_on(num_devices, kind, batch_size=BATCH):
     train_step = make_step(kind, optax.sgd(0.05), rows, devices.axis(mesh))
     run = make_run_steps(train_step, NUM_STEPS, batch_size, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
-    data = devices.put_split(mesh, {"image": streams.to_rows(IMAGE, STREAMS), "index": index})
+    data = devices.put_split(mesh, {"image": streams.to_slots(IMAGE, STREAMS), "index": index})
     state = start_state(kind, True, STREAMS)
-    specs = step.STATE_SPECS if state.local else step.STATE_SPECS._replace(local=PartitionSpec())
+    specs = step.STATE_SPECS if state.table else step.STATE_SPECS._replace(table=PartitionSpec())
     state = jax.device_put(state, devices.shardings(mesh, specs))
     arguments = devices.put_replicated(mesh, hyper())
     program = run.lower(arguments, state, data).compile()
     state, _ = program(arguments, state, data)
-    return jax.device_get(state.params), by_example(state.local), program.as_text()
+    return jax.device_get(state.params), by_example(state.table), program.as_text()
 
 
 def by_example(local):
-    return jax.tree.map(lambda column: streams.from_rows(column, NUM_EXAMPLES, STREAMS), local)
+    return jax.tree.map(lambda column: streams.from_slots(column, NUM_EXAMPLES, STREAMS), local)
 
 
 @pytest.mark.parametrize("num_devices", [pytest.param(2, marks=SLOW), 4, pytest.param(8, marks=SLOW)])
@@ -251,7 +251,7 @@ def test_rows_count_their_own_batches():
     for epoch in range(5):
         order = streams.epoch_order(hyper()["order"], epoch, jnp.asarray(index))
         for number in range(4):
-            np.add.at(expected, index.reshape(-1)[streams.batch_rows(order, number, BATCH // STREAMS)], 1)
+            np.add.at(expected, index.reshape(-1)[streams.batch_slots(order, number, BATCH // STREAMS)], 1)
     count = table.opt_state[1].count
     np.testing.assert_array_equal(count, expected)
     assert count.sum() == NUM_STEPS * BATCH and set(count.tolist()) == {3, 4, 5}
@@ -276,7 +276,7 @@ def tiny(kind, **inference):
     config.model.update({"latent_dim": 2, "hidden": (8,)})
     config.train.update({"batch_size": 32, "epochs": 4, "eval_every": 2, "checkpoint_every": 2})
     config.eval.update({"num_samples": 10, "elbo_samples": 4, "max_examples": 40, "train_examples": 160})
-    config.eval.chunk_rows = 40  # every split in chunks of one size: one compilation
+    config.eval.chunk_images = 40  # every split in chunks of one size: one compilation
     config.fit.update({"max_steps": 60, "window": 20, "num_samples": 2})
     config.inference.update({"kind": kind, "learning_rate": 0.1, "steps": 2, **inference})
     return configs.validate(config)
@@ -340,7 +340,7 @@ def test_a_resumed_run_is_the_run(run):
     """Killed after step 10, resumed: parameters, table, row state and every measured number, bit for bit."""
     setup, workdir, summary, broken, resumed = run
     state, again = last_state(setup, workdir), last_state(setup, broken)
-    assert int(state.step) == 20 and (state.local != ()) == (setup.config.inference.kind == "per_datapoint")
+    assert int(state.step) == 20 and (state.table != ()) == (setup.config.inference.kind == "per_datapoint")
     assert_bits(state, again)
     assert resumed["splits"] == summary["splits"]
 
@@ -364,18 +364,18 @@ def test_train_is_measured_with_the_trained_rows(run):
     if setup.config.inference.kind != "per_datapoint":
         pytest.skip("no table")
     state, examples = last_state(setup, workdir), evaluation_examples(setup, "train", 160)
-    found = with_rows(setup, state.params, examples, state.local)
+    found = with_q_params(setup, state.params, examples, state.table)
     for name in NAMES:
-        by_example = streams.from_rows(state.local.rows[name], 160, 8)
-        np.testing.assert_array_equal(found["rows"][name], by_example)
+        by_example = streams.from_slots(state.table.q_params[name], 160, 8)
+        np.testing.assert_array_equal(found["q_params"][name], by_example)
     measure = lambda examples: bounds.bound_numbers(
         setup.model, state.params, examples, (8, 8, 1), setup.config.eval, devices.spread(setup.mesh)
     )["elbo"]["value"]
     assert measure(found) == summary["splits"]["train"]["elbo"]["value"]
-    fresh = {name: np.zeros_like(rows) for name, rows in found["rows"].items()}
-    shifted = {name: np.roll(rows, 1, axis=0) for name, rows in found["rows"].items()}
-    assert measure(found) > measure({**examples, "rows": fresh}) + 0.1
-    assert measure(found) > measure({**examples, "rows": shifted}) + 0.1
+    fresh = {name: np.zeros_like(rows) for name, rows in found["q_params"].items()}
+    shifted = {name: np.roll(rows, 1, axis=0) for name, rows in found["q_params"].items()}
+    assert measure(found) > measure({**examples, "q_params": fresh}) + 0.1
+    assert measure(found) > measure({**examples, "q_params": shifted}) + 0.1
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +395,7 @@ def test_a_table_starts_as_configured(start, encoder_run, tmp_path):
     source = str(encoder_dir) if start == "encoder" else ""
     setup = setups.make_setup(tiny("per_datapoint", start=start, encoder_run=source), 2)
     local = setups.starting_state(setup, tmp_path).local
-    mean, log_std = (streams.from_rows(local.rows[name], 160, 8) for name in NAMES)
+    mean, log_std = (streams.from_slots(local.rows[name], 160, 8) for name in NAMES)
     if start == "zeros":
         assert (mean == 0).all() and (log_std == 0).all()
     if start == "prior":

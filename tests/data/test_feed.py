@@ -77,7 +77,7 @@ def test_batches_are_those_of_the_order_on_the_devices(num_devices):
     index = streams.example_index(NUM, STREAMS)
     for i, step in enumerate(range(6, 18)):
         order = streams.epoch_order(key, step // epoch_steps, index.reshape(STREAMS, length))
-        rows = np.asarray(streams.batch_rows(order, step % epoch_steps, BATCH // STREAMS))
+        rows = np.asarray(streams.batch_slots(order, step % epoch_steps, BATCH // STREAMS))
         np.testing.assert_array_equal(found["index"][i], index[rows])
         np.testing.assert_array_equal(found["image"][i], image[index[rows]])
         np.testing.assert_array_equal(found["row"][i], rows % (STREAMS // num_devices * length))
@@ -92,7 +92,7 @@ def advance_to_the_end(setup, on_host, start=0):
         state, window = advance(hyper, state, count)
         metrics.append(window["elbo"])
         done += count
-    return jax.device_get((state.params, state.local)), np.concatenate(metrics)
+    return jax.device_get((state.params, state.table)), np.concatenate(metrics)
 
 
 TABLE = {"inference.kind": "per_datapoint", "data.binarization": "fixed"}

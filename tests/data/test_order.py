@@ -18,7 +18,7 @@ sizes = pytest.mark.parametrize(("num_examples", "num_streams", "batch_size"), S
 def test_rows_hold_the_examples_stream_by_stream(num_examples, num_streams, batch_size, shape):
     """Row s L + p holds example p S + s, zeros past the end of a stream; and back."""
     array = np.random.default_rng(0).integers(1, 256, (num_examples, *shape)).astype(np.uint8)
-    rows = streams.to_rows(array, num_streams)
+    rows = streams.to_slots(array, num_streams)
     length = -(-num_examples // num_streams)
     assert streams.length(num_examples, num_streams) == length
     assert rows.shape == (num_streams * length, *shape) and rows.dtype == np.uint8
@@ -27,7 +27,7 @@ def test_rows_hold_the_examples_stream_by_stream(num_examples, num_streams, batc
             example = p * num_streams + s
             expected = array[example] if example < num_examples else np.zeros(shape)
             np.testing.assert_array_equal(rows[s * length + p], expected)
-    np.testing.assert_array_equal(streams.from_rows(rows, num_examples, num_streams), array)
+    np.testing.assert_array_equal(streams.from_slots(rows, num_examples, num_streams), array)
 
 
 def test_rows_by_hand():
@@ -35,7 +35,7 @@ def test_rows_by_hand():
     index = streams.example_index(7, 3)
     np.testing.assert_array_equal(index, [0, 3, 6, 1, 4, -1, 2, 5, -1])
     assert index.dtype == np.int32
-    np.testing.assert_array_equal(streams.to_rows(10 * np.arange(7), 3), [0, 30, 60, 10, 40, 0, 20, 50, 0])
+    np.testing.assert_array_equal(streams.to_slots(10 * np.arange(7), 3), [0, 30, 60, 10, 40, 0, 20, 50, 0])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def epoch_order(seed, epoch, num_examples, num_streams, num_blocks=1):
 def examples_of(order, step, num_examples, num_streams, batch_size):
     """The examples `[D, B/D]` that `num_blocks` devices take at a step."""
     index = streams.example_index(num_examples, num_streams).reshape(len(order), -1)
-    rows = [streams.batch_rows(each, step, batch_size // num_streams) for each in order]
+    rows = [streams.batch_slots(each, step, batch_size // num_streams) for each in order]
     return np.stack([block[np.asarray(row)] for block, row in zip(index, rows, strict=True)])
 
 
@@ -142,6 +142,6 @@ def test_every_example_is_as_likely_at_every_place():
 def test_batch_rows_by_hand():
     """Two streams of 3 rows, 1 from each a step: step 1 takes the second entries, 1 and 0, at rows 0 + 1 and 3 + 0."""
     order = np.array([[2, 1, 0], [1, 0, 2]])
-    np.testing.assert_array_equal(streams.batch_rows(order, 0, 1), [2, 4])
-    np.testing.assert_array_equal(streams.batch_rows(order, 1, 1), [1, 3])
-    np.testing.assert_array_equal(streams.batch_rows(np.array([[3, 1, 0, 2], [0, 2, 1, 3]]), 1, 2), [0, 2, 5, 7])
+    np.testing.assert_array_equal(streams.batch_slots(order, 0, 1), [2, 4])
+    np.testing.assert_array_equal(streams.batch_slots(order, 1, 1), [1, 3])
+    np.testing.assert_array_equal(streams.batch_slots(np.array([[3, 1, 0, 2], [0, 2, 1, 3]]), 1, 2), [0, 2, 5, 7])

@@ -19,7 +19,7 @@ W = np.float32([[1.0, 0.5, -0.5], [0.0, 1.0, 2.0]])
 
 
 class Few:
-    chunk_rows = 5
+    chunk_images = 5
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def examples():
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
     rows = {"mean": normal(N, Z), "log_std": 0.3 * normal(N, Z) - 0.5}
     keys = split_keys(0, "test", N)
-    return {"image": normal(N, D), "rows": rows, "mean": rows["mean"], "key": keys}
+    return {"image": normal(N, D), "q_params": rows, "mean": rows["mean"], "key": keys}
 
 
 def test_the_aggregate_posterior_is_the_mean_of_all(model, examples):
     """I and KL(q(z) || p(z)) from the same draws, in float64; the chunks do not matter; I is at most log N."""
-    numbers = latent_space.mixture_numbers(model, {}, examples, Few, devices.HERE)
-    mean, std = np.float64(examples["rows"]["mean"]), np.exp(np.float64(examples["rows"]["log_std"]))
+    numbers = latent_space.mixture_numbers(model, {}, examples, Few, devices.ONE_DEVICE)
+    mean, std = np.float64(examples["q_params"]["mean"]), np.exp(np.float64(examples["q_params"]["log_std"]))
     keys = fold_in_each(examples["key"], Use.AGGREGATE % 100)
     eps = np.stack([np.asarray(jax.random.normal(key, (1, Z)))[0] for key in keys])
     z = mean + std * eps
@@ -57,14 +57,14 @@ def test_the_aggregate_posterior_is_the_mean_of_all(model, examples):
 
 
 def test_the_kl_of_each_dimension_adds_up(model, examples):
-    kl = latent_space.mean_kl(model, {}, examples, Few, devices.HERE)
-    whole = kl_standard_normal(examples["rows"]["mean"], examples["rows"]["log_std"]).mean()
+    kl = latent_space.mean_kl(model, {}, examples, Few, devices.ONE_DEVICE)
+    whole = kl_standard_normal(examples["q_params"]["mean"], examples["q_params"]["log_std"]).mean()
     assert kl.shape == (Z,)
     np.testing.assert_allclose(kl.sum(), whole, rtol=1e-5)
-    numbers = latent_space.further_numbers(model, {}, examples, Few, devices.HERE)
+    numbers = latent_space.further_numbers(model, {}, examples, Few, devices.ONE_DEVICE)
     assert numbers["active_units_kl"] == {"value": 2, "stderr": None, "unit": "of 2"}
     error = np.mean((examples["image"] - examples["mean"] @ W) ** 2)
-    got = generation.squared_error(model, {}, examples, Few, devices.HERE)
+    got = generation.squared_error(model, {}, examples, Few, devices.ONE_DEVICE)
     np.testing.assert_allclose(got.mean(), error, rtol=1e-5)
 
 

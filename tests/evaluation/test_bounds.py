@@ -12,7 +12,7 @@ import pytest
 from vae_jax import config as configs
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import bounds, generation, latent_space, summary
-from vae_jax.evaluation.examples import bits_per_dim, find_rows, in_chunks, summarize
+from vae_jax.evaluation.examples import bits_per_dim, find_q_params, in_chunks, summarize
 from vae_jax.keys import Use, split_keys
 from vae_jax.models.model import Model, make_model
 from vae_jax.parallel import devices
@@ -55,7 +55,7 @@ def examples(linear_gaussian):
         rows = {"mean": (lg.mean[i] + shift).astype(dtype), "log_std": log_std[i].astype(dtype)}
         return {
             "image": lg.x[i].astype(dtype),
-            "rows": rows,
+            "q_params": rows,
             "mean": rows["mean"],
             "key": split_keys(SEED, "test", count),
         }
@@ -145,7 +145,7 @@ def test_exactly_the_k_draws_of_each_example_count(samples_at_once, model, param
 def test_neither_chunks_nor_devices_change_a_number(size, num_devices, model, params, by_hand):
     """10 examples in chunks of 3, and of 5 made 8 to be shared by four devices."""
     chunk, log_lik, log_prior, log_q = by_hand
-    spread = devices.spread(devices.make_mesh(num_devices)) if num_devices else devices.HERE
+    spread = devices.spread(devices.make_mesh(num_devices)) if num_devices else devices.ONE_DEVICE
     used = set()
 
     def function(chunk):
@@ -188,7 +188,7 @@ def test_terms_are_averages_over_the_same_draws(model, params, by_hand):
     chunk, log_lik, _, _ = by_hand
     got = bounds.elbo_terms(model, params, chunk, 3)
     np.testing.assert_allclose(got["log_likelihood"], log_lik[:3].mean(0), rtol=2e-6)
-    mean, log_std = [np.float64(chunk["rows"][name]) for name in ("mean", "log_std")]
+    mean, log_std = [np.float64(chunk["q_params"][name]) for name in ("mean", "log_std")]
     np.testing.assert_allclose(got["kl"], (0.5 * (mean**2 + np.exp(2 * log_std) - 1) - log_std).sum(1), rtol=1e-5)
     np.testing.assert_allclose(got["elbo"], got["log_likelihood"] - got["kl"], rtol=1e-5)
 
@@ -286,17 +286,19 @@ def measured():
     """(numbers, the same measured again, examples): a model with random weights, 24 images in chunks of 10."""
     config = configs.default()
     config.model.hidden, config.model.latent_dim = (8,), 3
-    config.eval.elbo_samples, config.eval.num_samples, config.eval.chunk_rows = 5, 60, 500
+    config.eval.elbo_samples, config.eval.num_samples, config.eval.chunk_images = 5, 60, 500
     model = make_model(configs.validate(config), SimpleNamespace(event_shape=(8, 8, 1), condition_shape=None))
     rng = np.random.default_rng(0)
     x = (rng.uniform(size=(24, 8, 8, 1)) < rng.uniform(size=(8, 8, 1))).astype(np.float32)
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) / 2).astype(leaf.dtype), shapes)
     made = {"image": x, "key": split_keys(0, "test", 24), "index": np.arange(24)}
-    rows = find_rows(model, params, made, SimpleNamespace(chunk_rows=10), devices.HERE)
+    rows = find_q_params(model, params, made, SimpleNamespace(chunk_images=10), devices.ONE_DEVICE)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), rows, model.encode(params, x))
-    made["rows"], made["mean"] = rows, rows["mean"]
-    measure = lambda: summary.all_numbers(model, params, made, (8, 8, 1), config.eval, devices.HERE, lambda done: None)
+    made["q_params"], made["mean"] = rows, rows["mean"]
+    measure = lambda: summary.all_numbers(
+        model, params, made, (8, 8, 1), config.eval, devices.ONE_DEVICE, lambda done: None
+    )
     return measure(), measure(), made
 
 
@@ -323,7 +325,7 @@ def test_every_number_has_its_unit(measured):
         "active_units": "of 3",
     }
     assert numbers["nll"]["num_samples"] == 60 and 1 < numbers["effective_samples"]["value"] < 60
-    assert numbers["active_units"]["value"] == latent_space.active_units(made["rows"]["mean"])
+    assert numbers["active_units"]["value"] == latent_space.active_units(made["q_params"]["mean"])
     for name in ("elbo", "nll"):
         for what in ("value", "stderr"):
             bits = numbers[name][what] / (64 * math.log(2))

@@ -14,7 +14,7 @@ K = 4096
 
 
 class Options:
-    curve_examples, num_samples, chunk_rows = 4, K, 100
+    curve_examples, num_samples, chunk_images = 4, K, 100
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def examples(g, shift=0.0, widen=0.0):
     """x with q = p(z|x), moved and widened."""
     log_std = np.broadcast_to(g.log_std + widen, g.mean.shape)
     rows = {"mean": np.float32(g.mean + shift), "log_std": np.float32(log_std)}
-    return {"image": np.float32(g.x), "rows": rows, "key": split_keys(0, "test", 4)}
+    return {"image": np.float32(g.x), "q_params": rows, "key": split_keys(0, "test", 4)}
 
 
 @pytest.fixture(scope="module")
 def weights(model, linear_gaussian):
     """log w of both sources, of a q that is off."""
-    return bounds.measure(model, {}, examples(linear_gaussian, 0.2, 0.2), Options, devices.HERE)
+    return bounds.measure(model, {}, examples(linear_gaussian, 0.2, 0.2), Options, devices.ONE_DEVICE)
 
 
 @pytest.mark.parametrize("source", ["prior", "q"])
@@ -60,7 +60,7 @@ def test_both_converge_to_log_px(weights, linear_gaussian, source):
 
 
 def test_at_the_true_posterior_one_draw_is_enough(model, linear_gaussian):
-    found = bounds.measure(model, {}, examples(linear_gaussian), Options, devices.HERE)["q"]
+    found = bounds.measure(model, {}, examples(linear_gaussian), Options, devices.ONE_DEVICE)["q"]
     np.testing.assert_allclose(found[:, :1], linear_gaussian.log_px[:, None], atol=2e-5)
     np.testing.assert_allclose(bounds.running(found, np.array([1, 7, K]))[1], np.tile([1, 7, K], (4, 1)), rtol=1e-4)
 
@@ -79,8 +79,8 @@ def test_draws_are_nested_and_those_of_the_nll(model, weights, linear_gaussian):
     (estimate,), (effective,) = (value.T for value in bounds.running(weights["q"], np.array([37])))
     np.testing.assert_allclose(estimate, nll["log_px"], rtol=1e-5)
     np.testing.assert_allclose(effective, nll["effective_samples"], rtol=1e-4)
-    fewer = type("Fewer", (Options,), {"num_samples": 37, "chunk_rows": 40})
-    again = bounds.measure(model, {}, chunk, fewer, devices.HERE)
+    fewer = type("Fewer", (Options,), {"num_samples": 37, "chunk_images": 40})
+    again = bounds.measure(model, {}, chunk, fewer, devices.ONE_DEVICE)
     for source, log_w in again.items():
         np.testing.assert_allclose(log_w, weights[source][:, :37], rtol=1e-4, atol=1e-4)
 

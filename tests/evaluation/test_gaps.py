@@ -25,7 +25,7 @@ SHIFT, STRETCH = 0.3, 0.2  # how far the amortized q is off: its mean, and its l
 def make_config(**changes):
     """config.gaps, small; keys with dots as in config.gaps.ais.num_chains."""
     config = configs.default()
-    small = {"num_examples": NUM, "elbo_samples": 2000, "num_samples": 2000, "chunk_rows": 400}
+    small = {"num_examples": NUM, "elbo_samples": 2000, "num_samples": 2000, "chunk_images": 400}
     small |= {"flow.num_examples": 0, "ais.num_examples": 0, "ais.num_simulated": 0}
     small |= {
         "ais.num_temperatures": 300,
@@ -43,13 +43,13 @@ def make_config(**changes):
     return configs.validate(config).gaps
 
 
-def make_toy(decode, latent, start_rows):
-    """A model that is a decoder, a standard normal prior and Gaussian rows; start_rows: keys -> rows."""
+def make_toy(decode, latent, start_q_params):
+    """A model that is a decoder, a standard normal prior and Gaussian rows; start_q_params: keys -> rows."""
     functions = {
         "decode": decode,
         "prior": lambda params, condition=None: StandardNormal((latent,)),
         "make_q": lambda params, rows: Normal(rows["mean"], rows["log_std"]),
-        "start_rows": start_rows,
+        "start_q_params": start_q_params,
     }
     return Model(**{name: functions.get(name) for name in Model._fields})
 
@@ -64,7 +64,7 @@ def constant_rows(mean, log_std=0.0):
 
 def make_examples(image, mean, log_std):
     rows = {"mean": np.float32(mean), "log_std": np.float32(log_std)}
-    return {"image": np.float32(image), "key": split_keys(0, "test", len(image)), "rows": rows, "index": None}
+    return {"image": np.float32(image), "key": split_keys(0, "test", len(image)), "q_params": rows, "index": None}
 
 
 class Correlated(NamedTuple):
@@ -205,11 +205,13 @@ def test_the_best_bound_is_chosen_by_its_average():
 def test_q_star_is_the_best_diagonal_gaussian(correlated):
     """Mean that of the posterior, variances one over the precision's diagonal: Bishop (2006), section 10.1.2."""
     config = make_config(**{"fit.num_samples": 64})
-    run = gaps.make_runner(config, devices.HERE, lambda *done: None)
+    run = gaps.make_runner(config, devices.ONE_DEVICE, lambda *done: None)
     examples = {name: correlated.examples[name] for name in ("image", "key", "rows")}
     star, _ = gaps.own_family(correlated.model, correlated.params, examples, config, run)
-    np.testing.assert_allclose(star["rows"]["mean"], correlated.mean, atol=0.02)
-    np.testing.assert_allclose(star["rows"]["log_std"], np.broadcast_to(correlated.log_std, (NUM, LATENT)), atol=0.04)
+    np.testing.assert_allclose(star["q_params"]["mean"], correlated.mean, atol=0.02)
+    np.testing.assert_allclose(
+        star["q_params"]["log_std"], np.broadcast_to(correlated.log_std, (NUM, LATENT)), atol=0.04
+    )
 
 
 def test_neither_chunks_nor_devices_change_a_number(correlated):
@@ -217,12 +219,14 @@ def test_neither_chunks_nor_devices_change_a_number(correlated):
     quick = {"fit.max_steps": 20, "fit.window": 10, "elbo_samples": 20, "num_samples": 100, "num_examples": 8}
     examples = {name: correlated.examples[name] for name in ("image", "key", "rows")}
     with jax.enable_x64(True):
-        params, image, rows = to_double((correlated.params, examples["image"], examples["rows"]))
-        examples = examples | {"image": image, "rows": rows}
+        params, image, rows = to_double((correlated.params, examples["image"], examples["q_params"]))
+        examples = examples | {"image": image, "q_params": rows}
         arguments = correlated.model, params, examples
         whole = gaps.measure_gaps(*arguments, make_config(**quick))[1]
         spread = devices.spread(devices.make_mesh(4))
-        other = gaps.measure_gaps(*arguments, make_config(**quick, chunk_rows=130), spread)[1]  # 4 examples in a chunk
+        other = gaps.measure_gaps(*arguments, make_config(**quick, chunk_images=130), spread)[
+            1
+        ]  # 4 examples in a chunk
     for name, values in other.items():
         np.testing.assert_allclose(whole[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
 
@@ -290,7 +294,7 @@ def test_the_flow_begins_as_q_star(correlated):
     assert isinstance(q, CouplingFlow) and len(jax.tree.leaves(rows)) == 6
     assert rows["flow"]["in"].shape == (NUM, flow.layers, LATENT, flow.width)
     z = np.float32(correlated.mean)[None] + 0.1
-    own = Normal(correlated.examples["rows"]["mean"], correlated.examples["rows"]["log_std"])
+    own = Normal(correlated.examples["q_params"]["mean"], correlated.examples["q_params"]["log_std"])
     np.testing.assert_allclose(jax.jit(q.log_prob)(z), own.log_prob(z), rtol=1e-4)
 
 

@@ -114,7 +114,7 @@ def toy(dim=4, batch=8, off=0.3):
     model = Model(
         init=None,
         infer=lambda params, rows, key, batch, bound: one(params, batch),
-        start_rows=None,
+        start_q_params=None,
         make_q=lambda params, rows: Normal(rows["mean"], jnp.full_like(rows["mean"], log_std)),
         encode=None,
         decode=lambda params, z, condition=None: Normal(z, jnp.zeros_like(z)),

@@ -20,7 +20,7 @@ def linear_model():
     return Model(
         init=None,
         infer=None,
-        start_rows=None,
+        start_q_params=None,
         make_q=lambda params, rows: Normal(rows["mean"], rows["log_std"]),
         encode=None,
         decode=lambda params, z, condition=None: Normal(z @ W, jnp.full(3, jnp.log(SIGMA))),

@@ -124,7 +124,7 @@ def test_an_own_family_trains_and_loads_like_any_other(own, tmp_path):
     loaded = load_run(tmp_path / "run")
     rows = loaded.model.encode(loaded.params, x[:5])
     assert isinstance(loaded.model.make_q(loaded.params, rows), own.Laplace)
-    chunk = {"image": x[:5], "key": split_keys(0, "test", 5), "rows": rows}
+    chunk = {"image": x[:5], "key": split_keys(0, "test", 5), "q_params": rows}
     assert np.isfinite(bounds.elbo_terms(loaded.model, loaded.params, chunk, 2)["elbo"]).all()
 
 

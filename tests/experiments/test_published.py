@@ -55,7 +55,7 @@ def test_a_dry_run_prints_commands_that_are_valid(name, quick):
             trained[workdir] = config
         else:
             assert config is None and workdir in trained  # a mode of a run that an earlier command trains
-    wanted = {f"somewhere/{row[1]}" for row in published.read(ROOT / published.PUBLISHED, name)["rows"]}
+    wanted = {f"somewhere/{row[1]}" for row in published.read(ROOT / published.PUBLISHED, name)["q_params"]}
     assert set(trained) == wanted if not quick else set(trained) <= wanted
 
 

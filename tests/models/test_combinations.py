@@ -18,13 +18,13 @@ from vae_jax import config as configs
 from vae_jax.data.datasets import Info
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds, generation
-from vae_jax.evaluation.examples import fit_chunk, infer_rows, mean_of_q
+from vae_jax.evaluation.examples import fit_chunk, infer_q_params, mean_of_q
 from vae_jax.models import inference
 from vae_jax.models.model import make_model, sample_prior
 from vae_jax.objectives.loss import OBJECTIVES, make_loss, make_objective, make_refine
 from vae_jax.parallel import devices
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_optimizer, make_row_optimizer
+from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -115,7 +115,7 @@ def make_batch(config):
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 8, (4, *EVENT)).astype(np.float32) / 7, "index": np.arange(4)}
     if config.inference.kind == "per_datapoint":
-        batch["row"] = np.arange(4)
+        batch["slot"] = np.arange(4)
     if config.data.condition == "label":
         batch["condition"] = np.eye(CLASSES, dtype=np.float32)[[0, 1, 2, 0]]
     return batch
@@ -124,7 +124,7 @@ def make_batch(config):
 def the_loss(config):
     """A training loss as the driver makes it, from a key: sums over the batch."""
     model, batch = make_model(config, make_info(config)), make_batch(config)
-    objective = make_objective(config, NUM, devices.ALONE)
+    objective = make_objective(config, NUM, devices.NO_AXIS)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
     loss = make_loss(model, objective, make_refine(config.objective))
@@ -185,10 +185,10 @@ def twenty():
 def train_evaluate_sample(config, key):
     """(state before, state after three steps, their metrics, `measure` of the batch), as one program: compiled once."""
     model, batch = make_model(config, make_info(config)), make_batch(config)
-    objective = make_objective(config, NUM, devices.ALONE)
+    objective = make_objective(config, NUM, devices.NO_AXIS)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
-    rows = step.RowUpdates(make_row_optimizer(), lambda hyper, step: 0.1, 2)
+    rows = step.TableUpdates(make_table_optimizer(), lambda hyper, step: 0.1, 2)
     train_step = step.make_train_step(
         model,
         make_optimizer(config.optimizer),
@@ -205,7 +205,7 @@ def train_evaluate_sample(config, key):
         batch["image"],
         batch.get("condition"),
         index=np.arange(NUM),
-        row_optimizer=make_row_optimizer(),
+        table_optimizer=make_table_optimizer(),
     )
     one = lambda state, _: train_step(key, {"objective": weights}, state, batch)
     state, metrics = jax.lax.scan(one, start, length=3)
@@ -215,9 +215,9 @@ def train_evaluate_sample(config, key):
 def measure(model, config, params, examples):
     """Numbers of the examples, with rows found as the config says; reconstructions, and samples and their means."""
     if inference.has_table(config):
-        examples["rows"] = fit_chunk(model, params, examples, config.fit)
+        examples["q_params"] = fit_chunk(model, params, examples, config.fit)
     else:
-        examples["rows"] = infer_rows(model, params, examples)
+        examples["q_params"] = infer_q_params(model, params, examples)
     numbers = bounds.elbo_terms(model, params, examples, 2)
     if "elbo" in numbers:
         numbers |= bounds.importance_log_px(model, params, examples, 3, 2)
@@ -236,7 +236,7 @@ def require_it_works(choice):
     config = make_config(choice)
     config.fit.update({"num_samples": 2, "max_steps": 2, "window": 1})
     start, state, metrics, (numbers, images) = train_evaluate_sample(configs.validate(config), jax.random.key(0))
-    for leaf in jax.tree.leaves((state.params, state.local, metrics, numbers, images)):
+    for leaf in jax.tree.leaves((state.params, state.table, metrics, numbers, images)):
         assert np.isfinite(leaf).all()
     for part, leaves in state.params.items():
         moved = jax.tree.leaves(jax.tree.map(lambda old, new: np.any(old != new), start.params[part], leaves))

@@ -164,11 +164,11 @@ def test_the_noise_of_estimated_means_makes_no_unit_active():
     """The mean of a flow is estimated from draws: equal q's for all x have no active unit, and unequal ones do."""
     model, params, x = make(posterior="coupling")
     rows = jax.tree.map(lambda leaf: np.zeros((200, *leaf.shape[1:]), np.float32), model.encode(params, x))
-    examples = {"rows": rows, "key": split_keys(0, "test", 200)}
-    means = latent_means(model, params, examples, devices.HERE)
+    examples = {"q_params": rows, "key": split_keys(0, "test", 200)}
+    means = latent_means(model, params, examples, devices.ONE_DEVICE)
     assert means.shape == (200, Z) and latent_space.active_units(means) == 0
     rows["mean"][:100, 1] = 0.5
-    assert latent_space.active_units(latent_means(model, params, examples, devices.HERE)) == 1
+    assert latent_space.active_units(latent_means(model, params, examples, devices.ONE_DEVICE)) == 1
 
 
 def test_a_full_normal_of_one_dimension_is_a_normal():
@@ -334,7 +334,7 @@ def test_the_nll_given_a_condition_is_that_of_the_exact_gaussian():
         rows["mean"].append(mean[c] + variance * (a.T @ (x[i] - center)) / 0.4**2)
         rows["log_std"].append(0.5 * np.log(variance))
     chunk = {"image": np.float32(x), "condition": np.eye(3, dtype=np.float32)[label]}
-    chunk |= {"rows": {name: np.float32(row) for name, row in rows.items()}, "key": split_keys(0, "test", B)}
+    chunk |= {"q_params": {name: np.float32(row) for name, row in rows.items()}, "key": split_keys(0, "test", B)}
     for num_samples in (1, 7):
         got = bounds.importance_log_px(model, params, chunk, num_samples, min(num_samples, 3))["log_px"]
         np.testing.assert_allclose(got, expected, rtol=1e-4)
@@ -361,7 +361,7 @@ def test_without_z_every_bound_is_the_decoders_log_likelihood(network, shape):
         logits = condition.reshape(B, -1) @ output["kernel"] + output["bias"]
         np.testing.assert_allclose(mean.reshape(B, -1), 1 / (1 + np.exp(-logits)), rtol=1e-5)
     expected = (x * np.log(mean) + (1 - x) * np.log1p(-mean)).sum((1, 2, 3))
-    chunk = {"image": x, "condition": condition, "rows": model.encode(params, x, condition)}
+    chunk = {"image": x, "condition": condition, "q_params": model.encode(params, x, condition)}
     for seed, num_samples in ((0, 1), (1, 5)):
         chunk["key"] = split_keys(seed, "test", B)
         terms = bounds.elbo_terms(model, params, chunk, num_samples)

@@ -16,7 +16,7 @@ from vae_jax.evaluation import examples
 from vae_jax.evaluation.examples import bound, fit_examples
 from vae_jax.keys import Use, example_keys, fold_in_each, split_keys
 from vae_jax.models import inference
-from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_rows, refine
+from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_q_params, refine
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives import regularized
 from vae_jax.objectives.elbo import elbo_fn
@@ -109,13 +109,13 @@ def linear_training(kind, num_steps=2000):
     frozen = {"encoder": optax.adam(1.0), "decoder": optax.set_to_zero()}
     optimizer = optax.multi_transform(frozen, {"encoder": "encoder", "decoder": "decoder"})
     rate = lambda hyper, step: 0.03 * 0.5 * (1 + jnp.cos(jnp.pi * step / num_steps))
-    rows = step.RowUpdates(optax.adam(1.0), rate) if kind == "per_datapoint" else None
+    rows = step.TableUpdates(optax.adam(1.0), rate) if kind == "per_datapoint" else None
     objective = partial(regularized.elbo, num_samples=16)
     train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, rows=rows)
 
     def start(params):
-        table = model.start_rows(jax.random.split(jax.random.key(0), NUM_EXAMPLES))
-        local = step.Local(table, jax.vmap(optax.adam(1.0).init)(table)) if rows else ()
+        table = model.start_q_params(jax.random.split(jax.random.key(0), NUM_EXAMPLES))
+        local = step.Table(table, jax.vmap(optax.adam(1.0).init)(table)) if rows else ()
         return step.State(jnp.int32(0), params, optimizer.init(params), (), local)
 
     @jax.jit
@@ -141,7 +141,7 @@ def test_every_way_finds_the_best_q(kind, world):
     def rows_of(state):
         bound = examples.bound(model, state.params, batch, num_samples=64)
         keys = example_keys(jax.random.key(2), index, Use.TRAIN_REFINE)
-        return model.infer(state.params, step.rows_of(state.local), keys, batch, bound)
+        return model.infer(state.params, step.rows_of(state.table), keys, batch, bound)
 
     best = world.elbo(world.best)
     assert (best - world.elbo(rows_of(state)) > 0.1).all(), "the start must not be the answer"
@@ -163,7 +163,7 @@ def fitting(num_samples=16, **changes):
     @jax.jit
     def fit(params, x, start, keys):
         bound = examples.bound(model, params, {}, num_samples)
-        return fit_rows(lambda keys, rows: bound(keys, x, model.make_q(params, rows)), start, keys, **options)
+        return fit_q_params(lambda keys, rows: bound(keys, x, model.make_q(params, rows)), start, keys, **options)
 
     return fit
 
@@ -208,11 +208,11 @@ def test_examples_stop_each_on_its_own():
     value = lambda keys, rows: -((rows["mean"] - target) ** 2).sum(-1)
     start = {"mean": jnp.zeros((3, 1))}
     options = {"learning_rate": 0.05, "window": 25, "patience": 3}
-    fitted, steps = fit_rows(value, start, keys_of(3, 0), max_steps=1000, **options)
+    fitted, steps = fit_q_params(value, start, keys_of(3, 0), max_steps=1000, **options)
     assert steps.tolist()[::2] == [100, 100] and 125 <= steps[1] < 1000
     np.testing.assert_allclose(fitted["mean"], target, atol=1e-2)
     np.testing.assert_array_equal(fitted["mean"][::2], 0)
-    _, steps = fit_rows(value, start, keys_of(3, 0), max_steps=110, **options)
+    _, steps = fit_q_params(value, start, keys_of(3, 0), max_steps=110, **options)
     assert steps.tolist() == [100, 100, 100]
 
 
@@ -221,7 +221,7 @@ def test_few_steps_are_steps_all_the_same(max_steps, taken):
     """A window longer than the whole fit is cut to it; steps beyond the last whole window are not taken."""
     value = lambda keys, rows: -((rows["mean"] - 1) ** 2).sum(-1)
     options = {"learning_rate": 0.1, "window": 10, "patience": 3}
-    fitted, steps = fit_rows(value, {"mean": jnp.zeros((2, 1))}, keys_of(2, 0), max_steps=max_steps, **options)
+    fitted, steps = fit_q_params(value, {"mean": jnp.zeros((2, 1))}, keys_of(2, 0), max_steps=max_steps, **options)
     assert steps.tolist() == [taken, taken]
     assert (fitted["mean"] > 0.05).all()
 
@@ -234,7 +234,7 @@ def test_the_average_of_the_last_window_is_the_answer():
     """
     value = lambda keys, rows: rows["mean"][:, 0]
     start = {"mean": jnp.zeros((1, 1))}
-    fitted, _ = fit_rows(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=2, window=2, patience=1)
+    fitted, _ = fit_q_params(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=2, window=2, patience=1)
     np.testing.assert_allclose(fitted["mean"], 0.125, rtol=1e-5)
 
 
@@ -246,7 +246,7 @@ def test_a_stale_window_calms_the_steps():
     """
     value = lambda keys, rows: rows["mean"][:, 0] - jax.lax.stop_gradient(rows["mean"][:, 0])
     start = {"mean": jnp.zeros((1, 1))}
-    fitted, steps = fit_rows(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=4, window=1, patience=9)
+    fitted, steps = fit_q_params(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=4, window=1, patience=9)
     assert steps.tolist() == [4]
     np.testing.assert_allclose(fitted["mean"], 0.2016733, rtol=1e-5)
 
@@ -257,7 +257,7 @@ def test_chunks_do_not_change_a_fit():
     config = configs.validate(configs.default()).fit
     examples = {"image": np.asarray(world.x, np.float32), "key": split_keys(0, "test", NUM_EXAMPLES)}
     fit = lambda size: fit_examples(
-        model, linear_params(world), examples, config, size * config.num_samples, devices.HERE
+        model, linear_params(world), examples, config, size * config.num_samples, devices.ONE_DEVICE
     )
     two, five = fit(2), fit(5)
     for name in HEADS:

@@ -289,16 +289,16 @@ class PairPrior:
 
     def log_prob(self, z):
         log_density = lambda value: -0.5 * (value**2 + math.log(2 * math.pi))
-        return log_density(z["global"]).sum(-1) + log_density(z["local"]).sum((-2, -1))
+        return log_density(z["global"]).sum(-1) + log_density(z["table"]).sum((-2, -1))
 
 
 def test_z_may_be_any_pytree_where_the_prior_is_given():
     rng = np.random.default_rng(0)
-    z = {"global": rng.normal(size=(K, B, 2)), "local": rng.normal(size=(K, B, 3, 1))}
+    z = {"global": rng.normal(size=(K, B, 2)), "table": rng.normal(size=(K, B, 3, 1))}
     x, log_q = rng.normal(size=(B, 3)), rng.normal(size=(K, B))
-    decode = lambda z: basic.Normal(z["local"][..., 0] + z["global"].sum(-1, keepdims=True), 0.0)
+    decode = lambda z: basic.Normal(z["table"][..., 0] + z["global"].sum(-1, keepdims=True), 0.0)
     terms = score(x, z, log_q, decode, PairPrior())
-    log_lik = scipy.stats.norm.logpdf(x, z["local"][..., 0] + z["global"].sum(-1, keepdims=True)).sum(-1)
+    log_lik = scipy.stats.norm.logpdf(x, z["table"][..., 0] + z["global"].sum(-1, keepdims=True)).sum(-1)
     log_prior = sum(scipy.stats.norm.logpdf(each).reshape(K, B, -1).sum(-1) for each in z.values())
     np.testing.assert_allclose(terms.log_weights, log_lik + log_prior - log_q, rtol=1e-5)
     np.testing.assert_allclose(terms.elbo, (log_lik + log_prior - log_q).mean(0), rtol=1e-5)

@@ -410,7 +410,7 @@ def on_one_device():
     params = {name: 0.5 * rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     x = np.round(rng.random((8, 5))).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 8)
-    step = quick(coupled_step(devices.ALONE, None))
+    step = quick(coupled_step(devices.NO_AXIS, None))
     other = step(params, np.concatenate([x[:4], 1 - x[4:]]), keys)
     return (params, x, keys), step(params, x, keys), other
 

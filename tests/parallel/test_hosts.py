@@ -213,7 +213,7 @@ def test_two_processes_are_one_of_four_devices(pair, alone, tmp_path):
 def test_per_datapoint_rows_are_kept_by_the_process_that_owns_their_streams(pair, alone, tmp_path):
     """The same with a table, whose rows are spread over the processes; these are found as srun tells them."""
     workdir, _ = require_as_alone(pair, alone, tmp_path, PER_DATAPOINT, each=(slurm(0), slurm(1)))
-    assert state_at(workdir).local.rows["mean"].shape == (400, 2) and (workdir / "checkpoints" / "best").is_dir()
+    assert state_at(workdir).table.q_params["mean"].shape == (400, 2) and (workdir / "checkpoints" / "best").is_dir()
     assert directory.read_summary(workdir)["splits"]["train"]["elbo"]["value"] < 0
 
 

@@ -116,8 +116,8 @@ def test_learning_rate_by_hand(schedule, warmup, step, share):
 def test_another_rate_has_the_same_warm_up_and_schedule():
     """The rows of a table have a rate of their own: 0.2 at step 50 of 100, down to a tenth, is 0.11."""
     config = options(schedule="cosine", final_fraction=0.1)
-    learning_rate = make_learning_rate(config, 100, "row_learning_rate")
-    hyper = {"learning_rate": jnp.float32(9), "row_learning_rate": jnp.float32(0.2), "warmup_steps": jnp.float32(0)}
+    learning_rate = make_learning_rate(config, 100, "table_learning_rate")
+    hyper = {"learning_rate": jnp.float32(9), "table_learning_rate": jnp.float32(0.2), "warmup_steps": jnp.float32(0)}
     np.testing.assert_allclose(learning_rate(hyper, jnp.int32(50)), 0.11, rtol=1e-6)
 
 

@@ -47,7 +47,7 @@ def hyper(seed=0):
     return {"order": order, "noise": noise, "objective": {}}
 
 
-def make_step(model, optimizer, axis=devices.ALONE, **options):
+def make_step(model, optimizer, axis=devices.NO_AXIS, **options):
     return step.make_train_step(model, optimizer, regularized.elbo, prepare=binarize, axis=axis, **options)
 
 
@@ -117,9 +117,9 @@ def run_on(num_devices, model, image, optimizer, num_steps, calls=1, seed=0):
     train_step = make_step(model, optimizer, axis=devices.axis(mesh))
     run = make_run_steps(train_step, num_steps, BATCH, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
-    data = devices.put_split(mesh, {"image": streams.to_rows(image, STREAMS), "index": index})
+    data = devices.put_split(mesh, {"image": streams.to_slots(image, STREAMS), "index": index})
     state = step.init_state(model, optimizer, jax.random.key(5), jnp.asarray(image))
-    state = jax.device_put(state, devices.shardings(mesh, step.STATE_SPECS._replace(local=P())))
+    state = jax.device_put(state, devices.shardings(mesh, step.STATE_SPECS._replace(table=P())))
     metrics = []
     for _ in range(calls):
         state, window = run(devices.put_replicated(mesh, hyper(seed)), state, data)
@@ -177,7 +177,7 @@ def test_one_all_reduce_per_step(model, image):
     mesh, optimizer = devices.make_mesh(4), optax.sgd(0.1)
     run = make_run_steps(make_step(model, optimizer, devices.DEVICES), 3, BATCH, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
-    data = devices.put_split(mesh, {"image": streams.to_rows(image, STREAMS), "index": index})
+    data = devices.put_split(mesh, {"image": streams.to_slots(image, STREAMS), "index": index})
     state = step.init_state(model, optimizer, jax.random.key(5), jnp.asarray(image))
     text = run.lower(hyper(), state, data).compile().as_text()
     assert sum(" all-reduce(" in line or " all-reduce-start(" in line for line in text.splitlines()) == 1

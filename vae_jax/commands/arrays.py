@@ -1,7 +1,7 @@
 """--mode=sample, encode and decode: a trained model on arrays of one's own.
 
     sample   draws from the prior: 'z', 'mean' E[x|z], 'x' a draw from p(x|z)
-    encode   'x' in, 'mean' E_q[z|x] and the rows of q(z|x) out
+    encode   'x' in, 'mean' E_q[z|x] and the q_params of q(z|x) out
     decode   'z' in, 'mean' and 'x' out
 
 Arrays come from and go to .npz files; a .png shows the means. Images are as the model was trained on them: in the range
@@ -16,7 +16,7 @@ import numpy as np
 
 from vae_jax import console
 from vae_jax.errors import DataError, one_line
-from vae_jax.evaluation.examples import found_rows, latent_means, prepared
+from vae_jax.evaluation.examples import found_q_params, latent_means, prepared
 from vae_jax.keys import Use, fold, split_keys
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel import devices
@@ -54,16 +54,18 @@ def decoded(loaded, z, condition):
 
 
 def encode(loaded, given):
-    """q(z|x) of the rows of given['x'], found as the run finds it: its mean, and the rows that describe it."""
+    """q(z|x) of the rows of given['x'], found as the run finds it: its mean, and the q_params that describe it."""
     image = wanted(given, "x", loaded.info.event_shape)
     keys = split_keys(loaded.config.eval.seed, "test", len(image))
     prepare = setups.preparation(loaded.config, loaded.info)
     examples = {"image": prepared(prepare, image, keys), "key": keys}
     if loaded.info.condition_shape:
         examples["condition"] = conditions(loaded, len(image), given)
-    rows = found_rows(loaded.config, loaded.model, loaded.params, examples, devices.HERE)
-    mean = latent_means(loaded.model, loaded.params, {**examples, "rows": rows}, devices.HERE)
-    return {f"q_{name}": row for name, row in rows.items()} | (mean if isinstance(mean, dict) else {"mean": mean})
+    q_params = found_q_params(loaded.config, loaded.model, loaded.params, examples, devices.ONE_DEVICE)
+    mean = latent_means(loaded.model, loaded.params, {**examples, "q_params": q_params}, devices.ONE_DEVICE)
+    return {f"q_{name}": values for name, values in q_params.items()} | (
+        mean if isinstance(mean, dict) else {"mean": mean}
+    )
 
 
 def wanted(given, name, shape):
@@ -134,4 +136,4 @@ def write_decoded(workdir, out, data):
 
 def deliver(results, out):
     write(out, results)
-    console.say(f"{out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in results.items()))
+    console.write(f"{out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in results.items()))

@@ -10,7 +10,7 @@ from vae_jax import console
 from vae_jax.commands.evaluate import save
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import summary
-from vae_jax.evaluation.examples import evaluation_examples, with_rows
+from vae_jax.evaluation.examples import evaluation_examples, with_q_params
 from vae_jax.models import inference
 from vae_jax.models.families import DRAWS_ONLY
 from vae_jax.parallel import devices
@@ -33,9 +33,9 @@ def gaps(workdir, overrides, num_devices=0):
     setup, params = reopen(workdir, overrides, num_devices)
     require_gaps(setup.config, workdir)
     config, spread = setup.config.gaps, devices.spread(setup.mesh)
-    console.say(f"gaps of {workdir}: {config.num_examples} test examples")
+    console.write(f"gaps of {workdir}: {config.num_examples} test examples")
     examples = evaluation_examples(setup, "test", config.num_examples)
-    examples = with_rows(setup, params, examples)
+    examples = with_q_params(setup, params, examples)
     numbers, values = gaps.measure_gaps(setup.model, params, examples, config, spread, Stages())
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
     draws_only = setup.config.model.posterior in DRAWS_ONLY
@@ -44,8 +44,8 @@ def gaps(workdir, overrides, num_devices=0):
     numbers = summary.name_condition(setup, numbers)
     np.savez(workdir / "gaps.npz", **values)
     save(workdir, "gaps", numbers, pictures)
-    console.say(table(numbers))
-    console.say(f"report    {workdir / directory.REPORT}")
+    console.write(table(numbers))
+    console.write(f"report    {workdir / directory.REPORT}")
 
 
 def estimators(workdir, overrides, num_devices=0):
@@ -60,15 +60,15 @@ def estimators(workdir, overrides, num_devices=0):
     examples = evaluation_examples(setup, "train", config.num_examples)
     batch = {name: jnp.asarray(array) for name, array in examples.items() if name in given}
     draws = gradient_noise.GROUPS * gradient_noise.per_group(config)
-    console.say(f"estimators of {workdir}: {draws} gradients each, of {len(batch['index'])} training examples")
+    console.write(f"estimators of {workdir}: {draws} gradients each, of {len(batch['index'])} training examples")
     rest = (batch, config, setup.config.eval.seed, Stages("estimators", "groups"))
     found, projections = gradient_noise.measure(setup.model, jax.device_get(params), *rest)
     numbers, values = gradient_noise.summarize(found, projections), gradient_noise.arrays(found)
     np.savez(workdir / "estimators.npz", **values)
     caption = "Signal-to-noise ratio of the gradient as one vector, against the draws K; ± one standard error."
     save(workdir, "estimators", numbers, {"estimators": (diagnostic_plots.snr_lines(values), caption)})
-    console.say(gradient_noise.table(found, numbers, draws))
-    console.say(f"report    {workdir / directory.REPORT}")
+    console.write(gradient_noise.table(found, numbers, draws))
+    console.write(f"report    {workdir / directory.REPORT}")
 
 
 def require_estimators(config, workdir):

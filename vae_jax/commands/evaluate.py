@@ -40,8 +40,8 @@ def evaluate(workdir, overrides, num_devices=0):
     numbers, drawn = examine(setup, params, workdir)
     for split, entries in numbers.items():
         save(workdir, split, entries, drawn if split == "test" else {})
-    console.say(console.table({"splits": numbers}))
-    console.say(f"report    {workdir / directory.REPORT}")
+    console.write(console.table({"splits": numbers}))
+    console.write(f"report    {workdir / directory.REPORT}")
 
 
 def draw_run(workdir):
@@ -54,7 +54,7 @@ def draw_run(workdir):
     )  # the scatter shows them all
     limit = min(filter(None, (shown, config.eval.max_examples)), default=0)
     examples = setups.with_codes(setup, params, "test", limit, workdir)
-    codes = gallery.training_codes(setup, params, setups.trained_rows(setup, workdir))
+    codes = gallery.training_codes(setup, params, setups.trained_table(setup, workdir))
     captions = gallery.draw_figures(setup, workdir, params, examples, directory.read_metrics(workdir), codes)
     directory.write_summary(workdir, directory.read_summary(workdir) | {"figures": captions})
     page.write_report(workdir, default().to_dict())

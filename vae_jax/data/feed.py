@@ -51,7 +51,7 @@ def pieces(start, end, window, limit):
 def make_load(source, mesh):
     """load((step, count)) -> (count, {name: [count, B, ...]}): the batches of consecutive steps, on the devices.
 
-    Each process reads what its own devices take. 'row' is where an example is in its device's block of a table.
+    Each process reads what its own devices take. 'slot' is where an example is in its device's block of a table.
     """
     num_examples, num_streams = source.num_examples, source.num_streams
     length = streams.length(num_examples, num_streams)
@@ -64,11 +64,14 @@ def make_load(source, mesh):
         parts = [
             (first // epoch_steps, first % epoch_steps, n) for first, n in pieces(*ends(piece), epoch_steps, 2**31)
         ]
-        rows = np.concatenate([rows_of(order(epoch), within, n, source) for epoch, within, n in parts])
-        example = rows % length * num_streams + rows // length
-        whole = {"index": example.astype(np.int32), "row": (rows % (len(index) // mesh.size * length)).astype(np.int32)}
+        slots = np.concatenate([slots_of(order(epoch), within, n, source) for epoch, within, n in parts])
+        example = slots % length * num_streams + slots // length
+        whole = {
+            "index": example.astype(np.int32),
+            "slot": (slots % (len(index) // mesh.size * length)).astype(np.int32),
+        }
         data = {name: put(array, place) for name, array in whole.items()}
-        return piece[1], data | {name: put_rows(array, example, place) for name, array in source.arrays.items()}
+        return piece[1], data | {name: put_examples(array, example, place) for name, array in source.arrays.items()}
 
     return load
 
@@ -78,20 +81,20 @@ def ends(piece):
     return step, step + count
 
 
-def rows_of(order, within, count, source):
-    """Stream-major rows `[count, B]` of some steps of an epoch, as `streams.batch_rows` has them one by one."""
+def slots_of(order, within, count, source):
+    """Stream-major slots `[count, B]` of some steps of an epoch, as `streams.batch_slots` has them one by one."""
     each, (num_streams, length) = source.batch_size // source.num_streams, order.shape
     positions = order[:, within * each : (within + count) * each].reshape(num_streams, count, each)
-    rows = positions + length * np.arange(num_streams)[:, None, None]
-    return rows.swapaxes(0, 1).reshape(count, source.batch_size)
+    slots = positions + length * np.arange(num_streams)[:, None, None]
+    return slots.swapaxes(0, 1).reshape(count, source.batch_size)
 
 
 def put(array, place):
     return jax.make_array_from_callback(array.shape, place, lambda block: array[block])
 
 
-def put_rows(array, example, place):
-    """The rows `example` `[count, B]` of an array-like on the devices, read in the order they have on a disk."""
+def put_examples(array, example, place):
+    """The slots `example` `[count, B]` of an array-like on the devices, read in the order they have on a disk."""
 
     def read(block):
         unique, inverse = np.unique(example[block[:2]], return_inverse=True)

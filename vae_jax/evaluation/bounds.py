@@ -22,7 +22,7 @@ SAMPLES_AT_ONCE = 50  # draws decoded together for one example
 def sample_terms(model, params, chunk, number):
     """The bound's terms from draw `number` of each example: log_weights [1, B], averages [B]."""
     condition = chunk.get("condition")
-    q = model.make_q(params, chunk["rows"])
+    q = model.make_q(params, chunk["q_params"])
     decode = lambda z: model.decode(params, z, condition)
     keys = fold_in_each(fold_each(chunk["key"], Use.EVAL_DRAW), number)
     return elbo_fn(keys, chunk["image"], q, decode, model.prior(params, condition))
@@ -34,7 +34,7 @@ def elbo_terms(model, params, chunk, num_samples):
 
     Of an autoencoder, whose q has no density, the reconstruction log p(x|z) alone.
     """
-    q = model.make_q(params, chunk["rows"])
+    q = model.make_q(params, chunk["q_params"])
     if isinstance(q, Dirac):
         return {"log_likelihood": bound(model, params, chunk)(None, chunk["image"], q)}
     terms = jax.lax.map(lambda k: sample_terms(model, params, chunk, k), jnp.arange(num_samples))
@@ -65,9 +65,9 @@ TERMS = ("elbo", "log_likelihood", "kl")
 
 
 def bound_numbers(model, params, examples, event_shape, config, spread):
-    """ELBO and its terms over examples that have 'rows': {name: {value, stderr, unit}}."""
+    """ELBO and its terms over examples that have 'q_params': {name: {value, stderr, unit}}."""
     function = lambda chunk: elbo_terms(model, params, chunk, config.elbo_samples)
-    terms = in_chunks(function, examples, config.chunk_rows, spread)
+    terms = in_chunks(function, examples, config.chunk_images, spread)
     numbers = {name: summarize(terms[name]) for name in TERMS if name in terms}
     if "elbo" in terms:
         numbers["elbo_bits_per_dim"] = summarize(bits_per_dim(terms["elbo"], event_shape), "bits/dim")
@@ -78,7 +78,7 @@ def likelihood_numbers(model, params, examples, event_shape, config, spread, pro
     """NLL = -log p(x) from K = num_samples draws, its effective sample size, and the same in bits per dimension."""
     samples_at_once = min(SAMPLES_AT_ONCE, config.num_samples)
     function = lambda chunk: importance_log_px(model, params, chunk, config.num_samples, samples_at_once)
-    size = max(1, config.chunk_rows // samples_at_once)
+    size = max(1, config.chunk_images // samples_at_once)
     estimate = in_chunks(function, examples, size, spread, progress)
     nll = -estimate["log_px"]
     return {
@@ -115,11 +115,11 @@ def log_weights(model, params, chunk, source, num_samples, samples_at_once):
 
 
 def measure(model, params, examples, config, spread):
-    """{source: log w `[N, K]`} of the first `config.curve_examples` examples that have rows, K = config.num_samples."""
+    """{source: log w `[N, K]`} of the first `config.curve_examples` examples, which have q_params."""
     some = {name: jax.tree.map(lambda leaf: leaf[: config.curve_examples], leaf) for name, leaf in examples.items()}
     together = min(SAMPLES_AT_ONCE, config.num_samples)
     function = lambda source: lambda chunk: log_weights(model, params, chunk, source, config.num_samples, together)
-    size = max(1, config.chunk_rows // together)
+    size = max(1, config.chunk_images // together)
     return {source: in_chunks(function(source), some, size, spread) for source in SOURCES}
 
 

@@ -12,10 +12,10 @@ from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.flows import DRAWS_ONLY
 from vae_jax.distributions.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.keys import Use, fold_each, split_keys
-from vae_jax.models.inference import fit_rows, has_table
+from vae_jax.models.inference import fit_q_params, has_table
 from vae_jax.objectives.elbo import draw, elbo_fn, score
 from vae_jax.parallel import devices
-from vae_jax.parallel.devices import HERE, fetch
+from vae_jax.parallel.devices import ONE_DEVICE, fetch
 
 
 def evaluation_params(state):
@@ -40,27 +40,27 @@ def prepared(prepare, image, keys):
     return in_chunks(binarize, {"image": image, "key": keys}, 2500)
 
 
-def with_rows(setup, params, examples, local=()):
-    """The examples with the rows of q: from the table `local` if given, otherwise as the run's inference finds them."""
+def with_q_params(setup, params, examples, table=()):
+    """The examples with q_params: from the `table` if given, otherwise as the run's inference finds them."""
     config = setup.config
-    if local != ():
-        where = streams.row_of(examples["index"], setup.dataset.info.num_train, num_streams(config))
-        rows = devices.fetch(jax.tree.map(lambda column: column[where], local.rows))
+    if table != ():
+        where = streams.slot_of(examples["index"], setup.dataset.info.num_train, num_streams(config))
+        q_params = devices.fetch(jax.tree.map(lambda column: column[where], table.q_params))
     else:
-        rows = found_rows(config, setup.model, params, examples, devices.spread(setup.mesh))
-    return {**examples, "rows": rows}
+        q_params = found_q_params(config, setup.model, params, examples, devices.spread(setup.mesh))
+    return {**examples, "q_params": q_params}
 
 
-def found_rows(config, model, params, examples, spread):
-    """The rows of q: fitted to each example where the run has no encoder, otherwise as its inference finds them."""
+def found_q_params(config, model, params, examples, spread):
+    """The q_params of q: fitted to each example where the run has no encoder, otherwise as its inference finds them."""
     if has_table(config):
-        return fit_examples(model, params, examples, config.fit, config.eval.chunk_rows, spread)
-    return find_rows(model, params, examples, config.eval, spread)
+        return fit_examples(model, params, examples, config.fit, config.eval.chunk_images, spread)
+    return find_q_params(model, params, examples, config.eval, spread)
 
 
-def with_codes(setup, params, examples, local=()):
-    """`with_rows`, and the mean of q(z|x) of every example."""
-    examples = with_rows(setup, params, examples, local)
+def with_codes(setup, params, examples, table=()):
+    """`with_q_params`, and the mean of q(z|x) of every example."""
+    examples = with_q_params(setup, params, examples, table)
     return {**examples, "mean": latent_means(setup.model, params, examples, devices.spread(setup.mesh))}
 
 
@@ -69,7 +69,7 @@ def bits_per_dim(nats, event_shape):
     return nats / (math.prod(event_shape) * math.log(2))
 
 
-def in_chunks(function, arrays, size, spread=HERE, progress=lambda done: None):
+def in_chunks(function, arrays, size, spread=ONE_DEVICE, progress=lambda done: None):
     """`function(chunk)` over chunks of about `size` examples of a pytree of arrays [N, ...]; results on the host.
 
     The last chunk is filled up with copies of its first example, cut off again: every call has one shape.
@@ -98,21 +98,21 @@ def conditional_on(numbers, what):
     return {name: {**entry, "unit": units.get(entry["unit"], entry["unit"])} for name, entry in numbers.items()}
 
 
-def find_rows(model, params, examples, config, spread):
-    """The rows of q for every example, as the model's inference finds them; refinement ascends the ELBO here,
+def find_q_params(model, params, examples, config, spread):
+    """The q_params of q for every example, as the model's inference finds them; refinement ascends the ELBO here,
     whatever objective the run was trained on."""
-    return in_chunks(lambda chunk: infer_rows(model, params, chunk), examples, config.chunk_rows, spread)
+    return in_chunks(lambda chunk: infer_q_params(model, params, chunk), examples, config.chunk_images, spread)
 
 
 @partial(jax.jit, static_argnums=0)
-def infer_rows(model, params, chunk):
+def infer_q_params(model, params, chunk):
     return model.infer(params, (), fold_each(chunk["key"], Use.EVAL_REFINE), chunk, bound(model, params, chunk))
 
 
-def bound(model, params, chunk, num_samples=1, landing=False):
+def bound(model, params, chunk, num_samples=1, stop_q=False):
     """(keys [B], x, q) -> ELBO [B] under the model, for inference to ascend; of an autoencoder the reconstruction.
 
-    With `landing` q's parameters are stopped in log q, for fits: at the optimum the gradient has no noise. Sticking the
+    With `stop_q` q's parameters are stopped in log q, for fits: at the optimum the gradient has no noise. Sticking the
     landing, Roeder et al. (2017). A flow whose density is known at its own draws only goes without.
     """
     condition = chunk.get("condition")
@@ -121,7 +121,7 @@ def bound(model, params, chunk, num_samples=1, landing=False):
     def value(keys, x, q):
         if isinstance(q, Dirac):
             return decode(q.mean[None]).log_prob(x)[0]
-        if landing and not isinstance(q, DRAWS_ONLY):
+        if stop_q and not isinstance(q, DRAWS_ONLY):
             return score(x, *draw(keys, q, num_samples, stop="q"), decode, prior).elbo
         return elbo_fn(keys, x, q, decode, prior, num_samples).elbo
 
@@ -134,36 +134,36 @@ MEAN_DRAWS, MEANS_IN_FLIGHT = 1024, 100_000
 
 
 def latent_means(model, params, examples, spread):
-    """E_q[z|x] of examples that have rows, `[N, Z]`, of a two-layer model a dict of such."""
-    described = {name: examples[name] for name in ("rows", "key")}
+    """E_q[z|x] of examples that have q_params, `[N, Z]`, of a two-layer model a dict of such."""
+    described = {name: examples[name] for name in ("q_params", "key")}
     return in_chunks(lambda chunk: mean_of_q(model, params, chunk), described, MEANS_IN_FLIGHT // MEAN_DRAWS, spread)
 
 
 @partial(jax.jit, static_argnums=0)
 def mean_of_q(model, params, chunk):
-    q = model.make_q(params, chunk["rows"])
+    q = model.make_q(params, chunk["q_params"])
     if isinstance(q, Normal | FullNormal | LowRankNormal | Dirac):
         return q.mean
     z = q.sample(fold_each(chunk["key"], Use.EVAL_MEAN), (MEAN_DRAWS,))
     return jax.tree.map(lambda z: z.mean(0), z)
 
 
-def fit_examples(model, params, examples, fit, chunk_rows, spread):
+def fit_examples(model, params, examples, fit, chunk_images, spread):
     """Rows of their own for examples that no encoder serves, the decoder frozen; `fit` is config.fit."""
-    size = max(1, chunk_rows // fit.num_samples)
+    size = max(1, chunk_images // fit.num_samples)
     return in_chunks(lambda chunk: fit_chunk(model, params, chunk, fit), examples, size, spread)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def fit_chunk(model, params, chunk, fit):
-    start = model.start_rows(fold_each(chunk["key"], Use.EVAL_FIT_START))
-    return fit_from(model, params, {**chunk, "rows": start, "key": fold_each(chunk["key"], Use.EVAL_FIT)}, fit)
+    start = model.start_q_params(fold_each(chunk["key"], Use.EVAL_FIT_START))
+    return fit_from(model, params, {**chunk, "q_params": start, "key": fold_each(chunk["key"], Use.EVAL_FIT)}, fit)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def fit_from(model, params, chunk, fit):
-    """The rows that ascend each example's bound from chunk['rows'], the parameters frozen; `fit` is like config.fit."""
-    value_of = bound(model, params, chunk, fit.num_samples, landing=True)
-    value = lambda keys, rows: value_of(keys, chunk["image"], model.make_q(params, rows))
+    """The q_params that ascend each example's bound from chunk["q_params"], params frozen; `fit`: config.fit."""
+    value_of = bound(model, params, chunk, fit.num_samples, stop_q=True)
+    value = lambda keys, q_params: value_of(keys, chunk["image"], model.make_q(params, q_params))
     options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
-    return fit_rows(value, chunk["rows"], chunk["key"], **options)[0]
+    return fit_q_params(value, chunk["q_params"], chunk["key"], **options)[0]

@@ -4,8 +4,8 @@
     approximation gap  log p(x) - L[q*]    =  KL(q* || p(z|x)),  q* the best member of the family for this very x
     amortization gap   L[q*] - L[q]           what the way of finding q leaves on the table
 
-q* is found from two starts, the run's own rows and those of an untrained table. Fresh noise judges which is best for an
-example, those two or q itself, and yet fresh noise measures it: choosing makes no number larger than it is. q*_flow
+q* is found from two starts, the run's own q_params and those of an untrained table. Fresh noise judges which is best
+for an example, those two or q itself, and other fresh noise measures it: choosing makes no number larger than it is. q*_flow
 begins at q*, as the identity of a coupling flow, and is judged against it.
 
 log p(x) is the best of several lower bounds, IWAE and AIS, by their averages over the same examples, as published: the
@@ -28,22 +28,22 @@ from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE, elbo_terms, importance_lo
 from vae_jax.evaluation.examples import fit_from, in_chunks, summarize
 from vae_jax.keys import Use, fold_each, fold_in_each
 from vae_jax.models.model import sample_prior
-from vae_jax.parallel.devices import HERE
+from vae_jax.parallel.devices import ONE_DEVICE
 
 # What an example's key is used for here; IWAE from q takes evaluate's own use, and so repeats the NLL of a run.
 BOUNDS = ("iwae_q", "iwae_q_star", "ais_q", "ais_prior")  # on log p(x), from below
 MOMENTS = 256  # draws whose mean and standard deviation begin a flow where q* is no Gaussian
 
 
-def measure_gaps(model, params, examples, config, spread=HERE, progress=lambda title, done, total: None):
+def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=lambda title, done, total: None):
     """The gaps of a model over examples: ({name: {value, stderr, unit, num_examples}}, {name: array per example}).
 
-    examples: 'image', 'key', 'rows' and where there is one 'condition', each `[N, ...]`, as `setup.with_rows` makes
-        them; the first `config.num_examples` count, and AIS, flow and BDMC take the first of those.
+    examples: 'image', 'key', 'q_params' and where there is one 'condition', each `[N, ...]`, as `with_q_params`
+        makes them; the first `config.num_examples` count, and AIS, flow and BDMC take the first of those.
     config: config.gaps. The arrays of the second result are as long as the examples that they were measured on.
     """
     run = make_runner(config, spread, progress)
-    examples = {name: examples[name] for name in ("image", "key", "rows", "condition") if name in examples}
+    examples = {name: examples[name] for name in ("image", "key", "q_params", "condition") if name in examples}
     examples = first(examples, config.num_examples)
     star, values = own_family(model, params, examples, config, run)
     values |= importance(model, params, examples, star, config, run)
@@ -58,12 +58,12 @@ def measure_gaps(model, params, examples, config, spread=HERE, progress=lambda t
 
 
 def make_runner(config, spread, progress):
-    """run(title, function, examples, rows): in_chunks with at most `config.chunk_rows` decoded images in flight."""
+    """run(title, function, examples, images): in_chunks with at most `config.chunk_images` decoded images in flight."""
 
-    def run(title, function, examples, rows=1):
+    def run(title, function, examples, images=1):
         total = len(examples["key"])
         done = lambda done: progress(title, done, total)
-        return in_chunks(function, examples, max(1, config.chunk_rows // rows), spread, done)
+        return in_chunks(function, examples, max(1, config.chunk_images // images), spread, done)
 
     return run
 
@@ -78,7 +78,7 @@ def with_key(chunk, use):
 
 
 def elbo(title, use, model, params, examples, config, run):
-    """L of each example's rows `[N]`, on the noise that `use` names."""
+    """L of each example's q_params `[N]`, on the noise that `use` names."""
     terms = lambda chunk: elbo_terms(model, params, with_key(chunk, use), config.elbo_samples)["elbo"]
     return run(title, terms, examples)
 
@@ -87,22 +87,22 @@ def best_of(title, model, params, candidates, config, run):
     """Of several versions of the examples the one with the better L for each, and its number `[N]`."""
     scores = np.stack([elbo(title, Use.GAPS_JUDGE, model, params, candidate, config, run) for candidate in candidates])
     best = scores.argmax(0)
-    choose = lambda *rows: np.stack(rows)[best, np.arange(len(best))]
-    rows = jax.tree.map(choose, *(candidate["rows"] for candidate in candidates))
-    return {**candidates[0], "rows": rows}, best
+    choose = lambda *q_params: np.stack(q_params)[best, np.arange(len(best))]
+    q_params = jax.tree.map(choose, *(candidate["q_params"] for candidate in candidates))
+    return {**candidates[0], "q_params": q_params}, best
 
 
 def own_family(model, params, examples, config, run):
-    """The examples with the rows of q*, and L of q and q*."""
-    start = run("starts", lambda chunk: model.start_rows(fold_each(chunk["key"], Use.GAPS_START)), examples)
+    """The examples with the q_params of q*, and L of q and q*."""
+    start = run("starts", lambda chunk: model.start_q_params(fold_each(chunk["key"], Use.GAPS_START)), examples)
     candidates = [examples]
-    for title, rows, use in (
-        ("q* from q", examples["rows"], Use.GAPS_FIT_FROM_Q),
+    for title, q_params, use in (
+        ("q* from q", examples["q_params"], Use.GAPS_FIT_FROM_Q),
         ("q* from the start", start, Use.GAPS_FIT_FROM_START),
     ):
         fit = lambda chunk, use=use: fit_from(model, params, with_key(chunk, use), config.fit)
-        rows = run(title, fit, {**examples, "rows": rows}, config.fit.num_samples)
-        candidates.append({**examples, "rows": rows})
+        q_params = run(title, fit, {**examples, "q_params": q_params}, config.fit.num_samples)
+        candidates.append({**examples, "q_params": q_params})
     star, best = best_of("judging q*", model, params, candidates, config, run)
     values = {
         "elbo_q": elbo("L[q]", Use.GAPS_REPORT, model, params, examples, config, run),
@@ -125,25 +125,25 @@ def importance(model, params, examples, star, config, run):
 
 
 def flow_family(model, params, star, config, run):
-    """L of q*_flow for examples that have the rows of q*."""
+    """L of q*_flow for examples that have the q_params of q*."""
     begin = lambda chunk: start_flow(model, params, with_key(chunk, Use.GAPS_FLOW_START), config.flow)
-    star = {**star, "rows": run("flow: start", begin, star)}
+    star = {**star, "q_params": run("flow: start", begin, star)}
     model = model._replace(make_q=make_flow)
     fit = lambda chunk: fit_from(model, params, with_key(chunk, Use.GAPS_FLOW_FIT), config.flow)
-    fitted = {**star, "rows": run("flow q*", fit, star, config.flow.num_samples)}
+    fitted = {**star, "q_params": run("flow q*", fit, star, config.flow.num_samples)}
     star, _ = best_of("judging flow q*", model, params, [star, fitted], config, run)
     return {"elbo_q_star_flow": elbo("L[q* flow]", Use.GAPS_REPORT, model, params, star, config, run)}
 
 
-def make_flow(params, rows):
+def make_flow(params, q_params):
     """A flow of each example's own: in place of a model's make_q."""
-    return CouplingFlow(rows["mean"], rows["log_std"], rows["mean"][..., :0], rows["flow"])
+    return CouplingFlow(q_params["mean"], q_params["log_std"], q_params["mean"][..., :0], q_params["flow"])
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def start_flow(model, params, chunk, flow):
     """Rows at which a flow is q* itself, or where q* is no Gaussian, the Gaussian of its mean and variance."""
-    q = model.make_q(params, chunk["rows"])
+    q = model.make_q(params, chunk["q_params"])
     if isinstance(q, Normal):
         mean, log_std = q.mean, jnp.broadcast_to(q.log_std, q.mean.shape)
     else:
@@ -160,7 +160,7 @@ def annealing(config):
 
 
 def annealed(model, params, star, config, run):
-    """AIS for examples that have the rows of q*, from each of the starts."""
+    """AIS for examples that have the q_params of q*, from each of the starts."""
     values = {}
     for start in config.ais.starts:
         function = lambda chunk, start=start: anneal(
@@ -177,9 +177,9 @@ def bidirectional(model, params, examples, config, run):
     chunk_of = lambda chunk: simulate(model, params, with_key(chunk, Use.GAPS_SIMULATE))
     simulated = {**examples, **run("simulating", chunk_of, examples)}
     if "q" in config.ais.starts:
-        start = lambda chunk: {**chunk, "rows": model.start_rows(fold_each(chunk["key"], Use.GAPS_START))}
+        start = lambda chunk: {**chunk, "q_params": model.start_q_params(fold_each(chunk["key"], Use.GAPS_START))}
         fit = lambda chunk: fit_from(model, params, start(with_key(chunk, Use.GAPS_SIMULATE)), config.fit)
-        simulated["rows"] = run("q* of simulated data", fit, simulated, config.fit.num_samples)
+        simulated["q_params"] = run("q* of simulated data", fit, simulated, config.fit.num_samples)
     values = {}
     for start in config.ais.starts:
         walk = lambda chunk, start=start: both_ways(
@@ -218,7 +218,7 @@ def ais_arguments(model, params, chunk, start):
             z = z[None, None]
             return (model.decode(params, z, condition).log_prob(one["image"]) + prior.log_prob(z)).sum()
 
-        return (prior if start == "prior" else model.make_q(params, one["rows"])), log_joint
+        return (prior if start == "prior" else model.make_q(params, one["q_params"])), log_joint
 
     return chunk["key"], {name: leaf for name, leaf in chunk.items() if name != "key"}, target
 

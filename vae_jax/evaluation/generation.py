@@ -26,7 +26,7 @@ def reconstruct(model, params, chunk):
 def squared_error(model, params, examples, config, spread):
     """The squared error of the reconstruction at E_q[z|x], a mean over the elements of each example `[N]`."""
     function = lambda chunk: squared_errors(model, params, chunk)
-    return in_chunks(function, examples, config.chunk_rows, spread)
+    return in_chunks(function, examples, config.chunk_images, spread)
 
 
 @partial(jax.jit, static_argnums=0)

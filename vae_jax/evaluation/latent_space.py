@@ -63,7 +63,7 @@ def most_used(mean, count):
 @partial(jax.jit, static_argnums=(0, 3))
 def posterior_draws(model, params, chunk, count):
     """The mean of p(x|z) at draws of z from each example's q: `[B, count, *event]`."""
-    q = model.make_q(params, chunk["rows"])
+    q = model.make_q(params, chunk["q_params"])
     z = q.sample(fold_each(chunk["key"], Use.POSTERIOR), (count,))
     return jnp.swapaxes(model.decode(params, z, chunk.get("condition")).mean, 0, 1)
 
@@ -71,7 +71,7 @@ def posterior_draws(model, params, chunk, count):
 @partial(jax.jit, static_argnums=0)
 def aggregate_draws(model, params, chunk):
     """One draw of z from each example's q, `[B, Z]`: draws of the aggregate posterior."""
-    z = model.make_q(params, chunk["rows"]).sample(fold_each(chunk["key"], Use.POSTERIOR), (1,))
+    z = model.make_q(params, chunk["q_params"]).sample(fold_each(chunk["key"], Use.POSTERIOR), (1,))
     return jax.tree.map(lambda leaf: leaf[0], z)
 
 
@@ -102,10 +102,10 @@ ACTIVE_KL = 1e-2  # nats: a dimension is active if its mean KL is above this
 
 
 def mixture_numbers(model, params, examples, config, spread):
-    """I_q(x; z) and KL(q(z) || p(z)), from one draw for each example that has rows; nats."""
-    everyone = jax.tree.map(jnp.asarray, examples["rows"])
+    """I_q(x; z) and KL(q(z) || p(z)), from one draw for each example that has q_params; nats."""
+    everyone = jax.tree.map(jnp.asarray, examples["q_params"])
     function = lambda chunk: log_densities(model, params, chunk, everyone)
-    own, mixture, prior = in_chunks(function, examples, config.chunk_rows, spread)
+    own, mixture, prior = in_chunks(function, examples, config.chunk_images, spread)
     unit = f"nats, at most log {len(own)} = {np.log(len(own)):.2f}"
     numbers = {"mutual_information": summarize(own - mixture, unit)}
     if not model.conditional:
@@ -115,10 +115,10 @@ def mixture_numbers(model, params, examples, config, spread):
 
 @partial(jax.jit, static_argnums=0)
 def log_densities(model, params, chunk, everyone):
-    """log q(z|x), log q(z), log p(z) `[B]` at one draw of each example's q; `everyone` are the rows of all N."""
+    """log q(z|x), log q(z), log p(z) `[B]` at one draw of each example's q; `everyone` are the q_params of all N."""
     q_all, count = model.make_q(params, everyone), len(jax.tree.leaves(everyone)[0])
     keys = fold_each(chunk["key"], Use.AGGREGATE)
-    z, log_q = draw(keys, model.make_q(params, chunk["rows"]), 1)
+    z, log_q = draw(keys, model.make_q(params, chunk["q_params"]), 1)
 
     def log_mixture(z):
         copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), z)
@@ -132,12 +132,12 @@ def mean_kl(model, params, examples, config, spread):
     """E_x KL(q(z_j|x) || p(z_j)) of each dimension `[Z]`, nats; None unless q and p are diagonal Gaussians."""
 
     def each(chunk):
-        return kl_of_dimensions(model.make_q(params, chunk["rows"]), model.prior(params, chunk.get("condition")))
+        return kl_of_dimensions(model.make_q(params, chunk["q_params"]), model.prior(params, chunk.get("condition")))
 
     first = jax.tree.map(lambda leaf: leaf[:1], examples)
     if jax.eval_shape(each, first) is None:
         return None
-    return in_chunks(jax.jit(each), examples, config.chunk_rows, spread).mean(0)
+    return in_chunks(jax.jit(each), examples, config.chunk_images, spread).mean(0)
 
 
 def accuracies(train_mean, train_label, test_mean, test_label):
@@ -155,7 +155,7 @@ def accuracies(train_mean, train_label, test_mean, test_label):
 
 
 def further_numbers(model, params, examples, config, spread):
-    """What `evaluate.all_numbers` does not measure of a split whose examples have rows and means of q."""
+    """What `evaluate.all_numbers` does not measure of a split whose examples have q_params and means of q."""
     kl = mean_kl(model, params, examples, config, spread)
     if kl is None or not len(kl):
         return {}

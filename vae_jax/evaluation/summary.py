@@ -3,7 +3,7 @@
 from vae_jax import console
 from vae_jax.evaluation import bounds, latent_space
 from vae_jax.evaluation.bounds import bound_numbers, likelihood_numbers
-from vae_jax.evaluation.examples import conditional_on, summarize, with_rows
+from vae_jax.evaluation.examples import conditional_on, summarize, with_q_params
 from vae_jax.evaluation.generation import squared_error
 from vae_jax.evaluation.latent_space import active_units
 from vae_jax.models.families import DRAWS_ONLY
@@ -32,7 +32,7 @@ def measure(setup, params, examples):
 
 
 def all_numbers(model, params, examples, event_shape, config, spread, progress):
-    """Everything a finished run reports of a split, whose examples have rows and the mean of q."""
+    """Everything a finished run reports of a split, whose examples have q_params and the mean of q."""
     numbers = bound_numbers(model, params, examples, event_shape, config, spread)
     if "elbo" in numbers:
         numbers |= likelihood_numbers(model, params, examples, event_shape, config, spread, progress)
@@ -49,7 +49,7 @@ def all_numbers(model, params, examples, event_shape, config, spread, progress):
 
 def measure_bound(setup, params, examples):
     """ELBO and its terms over a split, with q as the run's inference finds it."""
-    examples = with_rows(setup, params, examples)
+    examples = with_q_params(setup, params, examples)
     spread, shape = devices.spread(setup.mesh), setup.dataset.info.event_shape
     numbers = bounds.bound_numbers(setup.model, params, examples, shape, setup.config.eval, spread)
     return name_condition(setup, numbers)

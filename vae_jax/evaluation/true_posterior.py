@@ -45,15 +45,15 @@ def kl_on_grid(log_q, log_p):
 
 
 def three_ways(model, params, examples, inference, fit):
-    """The rows of q three ways, for one decoder: {name: rows}; `inference` and `fit` are groups of a config."""
+    """The q_params of q three ways, for one decoder: {name: q_params}; `inference` and `fit` are groups of a config."""
     encoded = model.encode(params, examples["image"], examples.get("condition"))
     value_of = bound(model, params, examples, fit.num_samples)
-    value = lambda keys, rows: value_of(keys, examples["image"], model.make_q(params, rows))
+    value = lambda keys, q_params: value_of(keys, examples["image"], model.make_q(params, q_params))
     keys = fold_each(examples["key"], Use.CONTOUR_REFINE)
     refined = refine(
         value, encoded, keys, inference.steps, inference.step_size, inference.momentum, inference.clip_norm
     )
-    start = {**examples, "rows": encoded, "key": fold_each(examples["key"], Use.CONTOUR_FIT)}
+    start = {**examples, "q_params": encoded, "key": fold_each(examples["key"], Use.CONTOUR_FIT)}
     optimal = fit_from(model, params, start, fit)
     return {"amortized": encoded, "semi-amortized": refined, "optimal": optimal}
 
@@ -64,8 +64,8 @@ def compare(model, params, examples, inference, fit):
     images = {name: examples[name] for name in ("image", "condition") if name in examples}
     log_p = jax.lax.map(lambda one: log_posterior(model, params, one["image"], one.get("condition"))[0], images)
     log_qs, kls = {}, {}
-    for name, rows in three_ways(model, params, examples, inference, fit).items():
-        q = model.make_q(params, rows)
+    for name, q_params in three_ways(model, params, examples, inference, fit).items():
+        q = model.make_q(params, q_params)
         log_qs[name] = q.log_prob(jnp.asarray(grid())[:, None]).T
         kls[name] = jax.vmap(kl_on_grid)(log_qs[name], log_p)
     return log_p, log_qs, kls

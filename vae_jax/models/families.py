@@ -1,7 +1,7 @@
 """Posteriors, priors and likelihoods by name: what each needs of a config, and how its parts make a distribution.
 
-A posterior is described by rows, {name: `[B, *shape]`}, that an encoder emits or a table holds, and perhaps by weights
-that all examples share. A prior has weights of its own or none; a likelihood reads the decoder's outputs. All are dicts
+A posterior is described by q_params, {name: `[B, *shape]`}, that an encoder emits or a table holds, and perhaps by
+weights that all examples share. A prior has weights of its own or none; a likelihood reads the decoder's outputs. All are dicts
 from name to a function of config.model, so that a new family is one function and one line.
 """
 
@@ -28,13 +28,13 @@ SMALL = 0.01  # noise that tells equal pseudo-inputs apart
 
 
 class Posterior(NamedTuple):
-    heads: dict  # name -> shape of a row
-    make: Callable  # (weights, rows) -> q
+    heads: dict  # name -> shape of one of q_params
+    make: Callable  # (weights, q_params) -> q
     init: Callable = lambda key: {}  # key -> weights that all examples share
 
 
 class Prior(NamedTuple):
-    make: Callable  # (weights, condition, encode) -> p(z); encode: x -> rows
+    make: Callable  # (weights, condition, encode) -> p(z); encode: x -> q_params
     init: Callable = lambda key, x_init, condition: {}
     conditional: bool = False  # one p for each example: a batch shape of [B]
 
@@ -44,7 +44,7 @@ class Likelihood(NamedTuple):
     make: Callable  # (weights, outputs [..., *event, num_outputs]) -> p(x|z)
     bias: Callable  # mean image [*event] -> bias [*event, num_outputs] at which an untrained decoder emits that mean
     init: Callable = dict  # () -> what the likelihood learns beside the decoder
-    settle: Callable = lambda new, old, gradient: new  # its weights after a step: see `optimal_sigma`
+    closed_form_update: Callable = lambda new, old, gradient: new  # its weights after a step: see `optimal_sigma`
 
 
 # ---- posteriors
@@ -55,42 +55,42 @@ def gaussian_heads(config):
 
 
 def normal_posterior(config):
-    return Posterior(gaussian_heads(config), lambda weights, rows: Normal(rows["mean"], rows["log_std"]))
+    return Posterior(gaussian_heads(config), lambda weights, q_params: Normal(q_params["mean"], q_params["log_std"]))
 
 
 def full_normal_posterior(config):
-    """The entries below the diagonal come in a vector, divided by sqrt(Z): a row of them counts like one number."""
+    """The entries below the diagonal come in a vector, divided by sqrt(Z): all of them count like one number."""
     dim = config.latent_dim
     where = jnp.tril_indices(dim, -1)
 
-    def make(weights, rows):
-        lower = jnp.zeros((*rows["mean"].shape, dim))
+    def make(weights, q_params):
+        lower = jnp.zeros((*q_params["mean"].shape, dim))
         if dim > 1:
-            lower = lower.at[..., *where].set(rows["lower"] / math.sqrt(dim))
-        return gaussians.FullNormal(rows["mean"], rows["log_std"], lower)
+            lower = lower.at[..., *where].set(q_params["lower"] / math.sqrt(dim))
+        return gaussians.FullNormal(q_params["mean"], q_params["log_std"], lower)
 
     lower = {"lower": (dim * (dim - 1) // 2,)} if dim > 1 else {}
     return Posterior(gaussian_heads(config) | lower, make)
 
 
 def low_rank_posterior(config):
-    make = lambda weights, rows: gaussians.LowRankNormal(rows["mean"], rows["log_std"], rows["factor"])
+    make = lambda weights, q_params: gaussians.LowRankNormal(q_params["mean"], q_params["log_std"], q_params["factor"])
     return Posterior(gaussian_heads(config) | {"factor": (config.latent_dim, config.rank)}, make)
 
 
 def planar_posterior(config):
-    def make(weights, rows):
-        return flows.PlanarFlow(rows["mean"], rows["log_std"], {name: rows[name] for name in "wvb"})
+    def make(weights, q_params):
+        return flows.PlanarFlow(q_params["mean"], q_params["log_std"], {name: q_params[name] for name in "wvb"})
 
     layers = (config.flow_layers, config.latent_dim)
     return Posterior(gaussian_heads(config) | {"w": layers, "v": layers, "b": layers[:1]}, make)
 
 
 def shared_flow(family, init):
-    """A flow whose network all examples share; what it sees of each is its row's context."""
+    """A flow whose network all examples share; what it sees of each is its own context."""
 
     def posterior(config):
-        make = lambda weights, rows: family(rows["mean"], rows["log_std"], rows["context"], weights)
+        make = lambda weights, q_params: family(q_params["mean"], q_params["log_std"], q_params["context"], weights)
         size = (config.latent_dim, config.flow_layers, config.flow_width, config.flow_context)
         return Posterior(
             gaussian_heads(config) | {"context": (config.flow_context,)}, make, lambda key: init(key, *size)
@@ -100,12 +100,12 @@ def shared_flow(family, init):
 
 
 def two_layer_posterior(config):
-    """q(z1|x) from the row, q(z2|z1) by a network that all examples share. z1 is latent_dim, z2 upper_dim long."""
+    """q(z1|x) from q_params, q(z2|z1) by a network that all examples share. z1 is latent_dim, z2 upper_dim long."""
     upper, normal = upper_network(config, config.upper_hidden, config.upper_dim)
 
-    def make(weights, rows):
+    def make(weights, q_params):
         return gaussians.TwoLayerPosterior(
-            Normal(rows["mean"], rows["log_std"]), jax.tree_util.Partial(normal, weights)
+            Normal(q_params["mean"], q_params["log_std"]), jax.tree_util.Partial(normal, weights)
         )
 
     init = lambda key: upper.init(key, jnp.zeros((1, config.latent_dim)))
@@ -119,7 +119,7 @@ def upper_network(config, widths, outputs):
 
 
 def dirac_posterior(config):
-    return Posterior({"mean": (config.latent_dim,)}, lambda weights, rows: gaussians.Dirac(rows["mean"]))
+    return Posterior({"mean": (config.latent_dim,)}, lambda weights, q_params: gaussians.Dirac(q_params["mean"]))
 
 
 POSTERIORS = {
@@ -167,8 +167,8 @@ def vamp_prior(config):
 
     def make(weights, condition, encode):
         inputs = weights["inputs"]
-        rows = encode(jax.lax.stop_gradient(inputs) if config.vamp_inputs == "data" else inputs)
-        return gaussians.NormalMixture(jnp.zeros(config.components), rows["mean"], rows["log_std"])
+        q_params = encode(jax.lax.stop_gradient(inputs) if config.vamp_inputs == "data" else inputs)
+        return gaussians.NormalMixture(jnp.zeros(config.components), q_params["mean"], q_params["log_std"])
 
     return Prior(make, init)
 
@@ -263,7 +263,9 @@ def normal(config, event_shape):
     init = dict if mode == "fixed" else lambda: {"log_sigma": jnp.full(shape, log_sigma)}
     likelihood = Likelihood(1, make, lambda mean: mean[..., None], init)
     return (
-        likelihood._replace(settle=partial(optimal_sigma, math.prod(event_shape))) if mode == "optimal" else likelihood
+        likelihood._replace(closed_form_update=partial(optimal_sigma, math.prod(event_shape)))
+        if mode == "optimal"
+        else likelihood
     )
 
 

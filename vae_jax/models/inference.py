@@ -1,14 +1,14 @@
 """How q(z|x) is found. Everything else in a model is the same whichever way is chosen.
 
-    infer(params, rows, key, batch, bound) -> rows
+    infer(params, q_params, key, batch, bound) -> q_params
         amortized        encoder(x)
-        per_datapoint    the rows of a table, as they are
-        semi_amortized   encoder(x), then a few steps of gradient ascent on the rows themselves
+        per_datapoint    the entries of a table, as they are
+        semi_amortized   encoder(x), then a few steps of gradient ascent on the q_params themselves
 
-The rows are the variational parameters of a batch, a dict of arrays `[B, ...]`: what an encoder emits, or what a table
+q_params are the variational parameters of a batch, a dict of arrays `[B, ...]`: what an encoder emits, or what a table
 stores for each example. `bound(key, x, q) -> [B]` is what refinement ascends, passed in: this file knows no ELBO.
 
-A gradient with respect to rows is that of the *sum* over examples, never of their mean: what happens to one example
+A gradient with respect to q_params is that of the *sum* over examples, never of their mean: what happens to one example
 does not depend on how many others share its batch.
 """
 
@@ -23,32 +23,32 @@ from vae_jax.keys import fold_in_each
 
 
 def amortized(encode, make_q, config):
-    """One encoder serves every x: rows = encoder(x). Kingma and Welling (2014)."""
+    """One encoder serves every x: q_params = encoder(x). Kingma and Welling (2014)."""
 
-    def infer(params, rows, key, batch, bound):
+    def infer(params, q_params, key, batch, bound):
         return encode(params, batch["image"], batch.get("condition"))
 
     return infer
 
 
 def per_datapoint(encode, make_q, config):
-    """Each x has rows of its own, learned beside the decoder, as in stochastic VI. Hoffman et al. (2013)."""
+    """Each x has q_params of its own, learned beside the decoder, as in stochastic VI. Hoffman et al. (2013)."""
 
-    def infer(params, rows, key, batch, bound):
-        return rows
+    def infer(params, q_params, key, batch, bound):
+        return q_params
 
     return infer
 
 
 def semi_amortized(encode, make_q, config):
-    """The encoder's rows, refined by `refine`; the outer gradient follows exactly. Kim et al. (2018), algorithm 1.
+    """The encoder's q_params, refined by `refine`; the outer gradient follows exactly. Kim et al. (2018), algorithm 1.
 
-    With `config.stop_gradient` it takes the refinement for a constant: rows = encoder(x) + stopped difference.
+    With `config.stop_gradient` it takes the refinement for a constant: q_params = encoder(x) + stopped difference.
     """
 
-    def infer(params, rows, key, batch, bound):
+    def infer(params, q_params, key, batch, bound):
         proposal = encode(params, batch["image"], batch.get("condition"))
-        value = lambda keys, rows: bound(keys, batch["image"], make_q(params, rows))
+        value = lambda keys, q_params: bound(keys, batch["image"], make_q(params, q_params))
         refined = refine(value, proposal, key, config.steps, config.step_size, config.momentum, config.clip_norm)
         if not config.stop_gradient:
             return refined
@@ -60,22 +60,22 @@ def semi_amortized(encode, make_q, config):
 INFERENCES = {"amortized": amortized, "per_datapoint": per_datapoint, "semi_amortized": semi_amortized}
 
 
-def refine(value, rows, keys, steps, step_size, momentum, clip_norm):
-    """`steps` of gradient ascent with momentum on `value(keys [B], rows) -> [B]`, each example alone; differentiable.
+def refine(value, q_params, keys, steps, step_size, momentum, clip_norm):
+    """`steps` of gradient ascent with momentum on `value(keys [B], q_params) -> [B]`, each example alone.
 
     Every example's gradient is clipped to a norm of its own (0: not at all), so step sizes do not depend on the batch.
     Keys are consumed; step k uses fold_in(key, k).
     """
 
     def one(carry, k):
-        rows, velocity = carry
-        gradient = jax.grad(lambda rows: value(fold_in_each(keys, k), rows).sum())(rows)
+        q_params, velocity = carry
+        gradient = jax.grad(lambda q_params: value(fold_in_each(keys, k), q_params).sum())(q_params)
         gradient = clip_each(gradient, clip_norm) if clip_norm else gradient
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
-        return (jax.tree.map(lambda r, v: r + step_size * v, rows, velocity), velocity), None
+        return (jax.tree.map(lambda r, v: r + step_size * v, q_params, velocity), velocity), None
 
-    velocity = jax.tree.map(jnp.zeros_like, rows)
-    return jax.lax.scan(one, (rows, velocity), jnp.arange(steps))[0][0]
+    velocity = jax.tree.map(jnp.zeros_like, q_params)
+    return jax.lax.scan(one, (q_params, velocity), jnp.arange(steps))[0][0]
 
 
 def clip_each(gradient, norm):
@@ -91,9 +91,9 @@ def along(values, leaf):
 
 
 class Fit(NamedTuple):
-    """What `fit_rows` carries for each example."""
+    """What `fit_q_params` carries for each example."""
 
-    rows: Any  # [B, ...] the iterate
+    q_params: Any  # [B, ...] the iterate
     opt_state: Any
     average: Any  # [B, ...] the average iterate of the latest window
     best: jax.Array  # [B] the best mean value over a window so far
@@ -101,55 +101,58 @@ class Fit(NamedTuple):
     steps: jax.Array  # [B] steps taken
 
 
-CALM = 0.3  # what is left of an example's learning rate after a window that was no better than the best before it
+PLATEAU_DECAY = (
+    0.3  # what is left of an example's learning rate after a window that was no better than the best before it
+)
 
 
-def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
-    """Ascends `value(keys [B], rows) -> [B]` from `rows`, each example on its own, all together; (rows, steps [B]).
+def fit_q_params(value, q_params, keys, *, learning_rate, max_steps, window, patience):
+    """Ascends `value(keys [B], q_params) -> [B]`, each example on its own, all together; (q_params, steps [B]).
 
     Adam, its rate a cosine over `max_steps`, which are cut to whole windows. When the mean value over a window is not
-    an example's best, the example has come as far as the noise lets it at this rate: its rate is multiplied by CALM,
-    and after `patience` such windows it stops; the program ends when all have. The answer is the average iterate of its
+    an example's best, the noise lets it come no further at this rate: its rate is multiplied by PLATEAU_DECAY, and after `patience` such windows it stops; the program ends when all have. The answer is the average iterate of its
     last window, not of the best one, which near the optimum is the luckiest. Keys are consumed; step k uses
     fold_in(key, k).
     """
     window = min(window, max_steps)
     max_steps -= max_steps % window
     optimizer = optax.adam(1.0)
-    ascent = jax.value_and_grad(lambda rows, keys: (lambda each: (each.sum(), each))(value(keys, rows)), has_aux=True)
+    ascent = jax.value_and_grad(
+        lambda q_params, keys: (lambda each: (each.sum(), each))(value(keys, q_params)), has_aux=True
+    )
 
     def one(carry, k):
-        fit, row_sum, value_sum = carry
-        (_, each), gradient = ascent(fit.rows, fold_in_each(keys, k))
-        rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * k / max_steps)) * CALM**fit.stale
+        fit, params_sum, value_sum = carry
+        (_, each), gradient = ascent(fit.q_params, fold_in_each(keys, k))
+        rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * k / max_steps)) * PLATEAU_DECAY**fit.stale
         descent = jax.tree.map(jnp.negative, gradient)
-        updates, opt_state = jax.vmap(optimizer.update)(descent, fit.opt_state, fit.rows)
-        rows = jax.tree.map(lambda r, u: r + along(rate, u) * u, fit.rows, updates)
+        updates, opt_state = jax.vmap(optimizer.update)(descent, fit.opt_state, fit.q_params)
+        q_params = jax.tree.map(lambda r, u: r + along(rate, u) * u, fit.q_params, updates)
         return (
-            fit._replace(rows=rows, opt_state=opt_state),
-            jax.tree.map(jnp.add, row_sum, rows),
+            fit._replace(q_params=q_params, opt_state=opt_state),
+            jax.tree.map(jnp.add, params_sum, q_params),
             value_sum + each,
         ), None
 
     def one_window(carry):
         number, fit = carry
-        start = (fit, jax.tree.map(jnp.zeros_like, fit.rows), jnp.zeros_like(fit.best))
+        start = (fit, jax.tree.map(jnp.zeros_like, fit.q_params), jnp.zeros_like(fit.best))
         steps = number * window + jnp.arange(window)
-        (new, row_sum, value_sum), _ = jax.lax.scan(one, start, steps)
+        (new, params_sum, value_sum), _ = jax.lax.scan(one, start, steps)
         active, better = fit.stale < patience, value_sum / window > fit.best
         choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(along(active, a), a, b), new, old)
         return number + 1, Fit(
-            rows=choose(new.rows, fit.rows),
+            q_params=choose(new.q_params, fit.q_params),
             opt_state=choose(new.opt_state, fit.opt_state),
-            average=choose(jax.tree.map(lambda total: total / window, row_sum), fit.average),
+            average=choose(jax.tree.map(lambda total: total / window, params_sum), fit.average),
             best=jnp.where(active & better, value_sum / window, fit.best),
             stale=fit.stale + (active & ~better),
             steps=fit.steps + window * active,
         )
 
-    count = len(jax.tree.leaves(rows)[0])
+    count = len(jax.tree.leaves(q_params)[0])
     none = jnp.zeros(count, jnp.int32)
-    fit = Fit(rows, jax.vmap(optimizer.init)(rows), rows, jnp.full(count, -jnp.inf), none, none)
+    fit = Fit(q_params, jax.vmap(optimizer.init)(q_params), q_params, jnp.full(count, -jnp.inf), none, none)
     unfinished = lambda carry: (carry[0] < max_steps // window) & (carry[1].stale < patience).any()
     _, fit = jax.lax.while_loop(unfinished, one_window, (0, fit))
     return fit.average, fit.steps
@@ -158,22 +161,22 @@ def fit_rows(value, rows, keys, *, learning_rate, max_steps, window, patience):
 SMALL = 0.1  # what bends a Gaussian does not begin at 0: there its gradient may vanish
 
 
-def zero_rows(heads, keys):
+def zero_q_params(heads, keys):
     """Means and log standard deviations of 0, with a Gaussian posterior q = N(0, I); the rest from N(0, SMALL^2)."""
-    rows = {name: jnp.zeros((len(keys), *heads[name])) for name in ("mean", "log_std") if name in heads}
-    for number, name in enumerate(sorted(heads.keys() - rows.keys())):
+    q_params = {name: jnp.zeros((len(keys), *heads[name])) for name in ("mean", "log_std") if name in heads}
+    for number, name in enumerate(sorted(heads.keys() - q_params.keys())):
         draw = jax.vmap(partial(jax.random.normal, shape=heads[name]))
-        rows[name] = SMALL * draw(fold_in_each(keys, number))
-    return rows
+        q_params[name] = SMALL * draw(fold_in_each(keys, number))
+    return q_params
 
 
-def prior_rows(heads, keys):
-    """`zero_rows`, but the means drawn from N(0, I): tells examples apart from the start."""
+def prior_q_params(heads, keys):
+    """`zero_q_params`, but the means drawn from N(0, I): tells examples apart from the start."""
     draw = jax.vmap(partial(jax.random.normal, shape=heads["mean"]))
-    return zero_rows(heads, keys) | {"mean": draw(keys)}
+    return zero_q_params(heads, keys) | {"mean": draw(keys)}
 
 
-STARTS = {"zeros": zero_rows, "prior": prior_rows}
+STARTS = {"zeros": zero_q_params, "prior": prior_q_params}
 
 
 def has_table(config):

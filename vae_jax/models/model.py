@@ -14,26 +14,28 @@ from vae_jax.models.inference import INFERENCES, STARTS
 
 
 class Model(NamedTuple):
-    """Pure functions over `params`, which devices share, and `local`, the table of per-datapoint rows, or ().
+    """Pure functions over `params`, which devices share, and `table`, the table of per-datapoint q_params, or ().
 
     z is an array `[K, B, Z]`, or for a two-layer model a dict of such.
     """
 
-    init: Callable  # (key, x_init [M, *event], condition=None) -> (params, local)
-    infer: Callable  # (params, rows, key, batch, bound) -> rows; how q is found, see inference.py
-    start_rows: Callable  # keys [B] -> rows from which a fit to an example begins
-    make_q: Callable  # (params, rows [B, ...]) -> q(z|x)
-    encode: Callable  # (params, x [B, *event], condition=None) -> rows
+    init: Callable  # (key, x_init [M, *event], condition=None) -> (params, table)
+    infer: Callable  # (params, q_params, key, batch, bound) -> q_params; how q is found, see inference.py
+    start_q_params: Callable  # keys [B] -> q_params from which a fit to an example begins
+    make_q: Callable  # (params, q_params [B, ...]) -> q(z|x)
+    encode: Callable  # (params, x [B, *event], condition=None) -> q_params
     decode: Callable  # (params, z [K, B, Z], condition=None) -> p(x|z)
     prior: Callable  # (params, condition=None) -> p(z)
     conditional: bool = False  # whether the prior is one for each condition, with a batch shape [B]
-    settle: Callable = lambda params, old, gradient: params  # parameters after a step that have a rule of their own
+    closed_form_update: Callable = lambda params, old, gradient: (
+        params
+    )  # parameters after a step that have a rule of their own
 
 
 def make_model(config, info, precision="float32"):
     """The model that `config` describes, for data like `info` (event_shape); needs no data until `init`.
 
-    precision: what encoder and decoder compute in, 'float32' or 'bfloat16'; parameters, rows and densities are float32.
+    precision: what encoder and decoder compute in, 'float32' or 'bfloat16'; all else is float32.
     Raises ConfigError for a network, prior or likelihood that cannot work with such data.
     """
     event_shape = tuple(info.event_shape)
@@ -41,7 +43,7 @@ def make_model(config, info, precision="float32"):
     posterior, prior = POSTERIORS[config.model.posterior](config.model), PRIORS[config.model.prior](config.model)
     likelihood = LIKELIHOODS[config.model.likelihood](config.model, event_shape)
     start = "zeros" if config.inference.start == "encoder" else config.inference.start
-    start_rows = partial(STARTS[start], posterior.heads)
+    start_q_params = partial(STARTS[start], posterior.heads)
     encoder = networks.in_precision(networks.make_encoder(config.model, posterior.heads), precision)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
     decoder = networks.in_precision(decoder, precision)
@@ -49,7 +51,7 @@ def make_model(config, info, precision="float32"):
     def encode(params, x, condition=None):
         if "encoder" not in params:
             raise ValueError(
-                "a model of inference.kind = per_datapoint has no encoder: fit rows to x (setup.with_rows)"
+                "a model of inference.kind = per_datapoint has no encoder: fit q_params to x (setup.with_q_params)"
             )
         return encoder.apply(params["encoder"], x, condition)
 
@@ -57,14 +59,14 @@ def make_model(config, info, precision="float32"):
         z = z["z1"] if isinstance(z, dict) else z
         return likelihood.make(params.get("likelihood", {}), decoder.apply(params["decoder"], z, condition))
 
-    def make_q(params, rows):
-        return posterior.make(params.get("posterior", {}), rows)
+    def make_q(params, q_params):
+        return posterior.make(params.get("posterior", {}), q_params)
 
     def make_prior(params, condition=None):
         return prior.make(params.get("prior", {}), condition, lambda x: encode(params, x))
 
     def init(key, x_init, condition=None):
-        """Networks from the key, the decoder's output bias from the mean of `x_init`; a table where rows are stored."""
+        """Networks from the key, the decoder's output bias from the mean of `x_init`; a table if needed."""
         encoder_key, decoder_key, table_key, posterior_key, prior_key = jax.random.split(key, 5)
         condition = None if condition is None else condition[:1]
         decoder_params = decoder.init(decoder_key, jnp.zeros((1, 1, config.model.latent_dim)), condition)
@@ -76,27 +78,30 @@ def make_model(config, info, precision="float32"):
         }
         params |= {name: weights for name, weights in learned.items() if weights}
         if config.inference.kind == "per_datapoint":
-            return params, start_rows(jax.random.split(table_key, info.num_train))
+            return params, start_q_params(jax.random.split(table_key, info.num_train))
         return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
 
     return Model(
         init=init,
         infer=INFERENCES[config.inference.kind](encode, make_q, config.inference),
-        start_rows=start_rows,
+        start_q_params=start_q_params,
         make_q=make_q,
         encode=encode,
         decode=decode,
         prior=make_prior,
         conditional=prior.conditional,
-        settle=partial(settle, likelihood),
+        closed_form_update=partial(closed_form_update, likelihood),
     )
 
 
-def settle(likelihood, params, old, gradient):
+def closed_form_update(likelihood, params, old, gradient):
     """The parameters after a step, those of the likelihood by its own rule."""
     if "likelihood" not in params:
         return params
-    return {**params, "likelihood": likelihood.settle(*(tree["likelihood"] for tree in (params, old, gradient)))}
+    return {
+        **params,
+        "likelihood": likelihood.closed_form_update(*(tree["likelihood"] for tree in (params, old, gradient))),
+    }
 
 
 def sample_prior(model, params, key, count, condition=None):

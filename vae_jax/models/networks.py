@@ -2,7 +2,7 @@
 
 A network plugs in as any Flax module with one of two signatures, an optional `condition` [B, ...] beside the input:
 
-    encoder(x [B, *event], condition=None) -> {name: [B, *shape]}            the rows of a posterior family
+    encoder(x [B, *event], condition=None) -> {name: [B, *shape]}            the parameters of a posterior family
     decoder(z [K, B, Z], condition=None)   -> [K, B, *event, num_outputs]    the parameters of a likelihood
 """
 
@@ -57,7 +57,7 @@ class MLP(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """x -> hidden layers -> one linear head for each entry of a row, say mean and log_std."""
+    """x -> hidden layers -> one linear head for each entry of q_params, say mean and log_std."""
 
     widths: tuple
     activation: str
@@ -201,7 +201,7 @@ class Architecture(NamedTuple):
     The decoder's last layer is called 'output' and has a bias for each of its outputs: see `with_output_bias`.
     """
 
-    encoder: Callable  # (config, heads {name: shape}) -> Network from x to rows
+    encoder: Callable  # (config, heads {name: shape}) -> Network from x to q_params
     decoder: Callable  # (config, event_shape, num_outputs) -> Network from z to what a likelihood reads
     images: bool = False  # takes events [H, W, C] alone
 
@@ -239,7 +239,7 @@ NETWORKS = {
 
 
 def make_encoder(config, heads):
-    """The encoder of `config` (config.model) as a Network; `heads` are the names and shapes of a row."""
+    """The encoder of `config` (config.model) as a Network; `heads` are the names and shapes of q_params."""
     if not any(math.prod(shape) for shape in heads.values()):
         return nothing_to_say(heads)
     return NETWORKS[config.encoder].encoder(config, heads)
@@ -251,7 +251,7 @@ def make_decoder(config, event_shape, num_outputs):
 
 
 def nothing_to_say(heads):
-    """The network of rows without a number in them, those of latent_dim = 0: it has no weights."""
+    """The network of q_params without a number in them, those of latent_dim = 0: it has no weights."""
     return Network(
         lambda key, *inputs: {},
         lambda params, x, *condition: {name: jnp.zeros((len(x), *shape)) for name, shape in heads.items()},

@@ -47,20 +47,20 @@ def make_weights(config, epoch_steps, num_steps):
 
 
 def make_loss(model, objective, refine=None, corrupt=None):
-    """loss(params, rows, batch, keys, weights) -> (minus the sum over the batch of the objective, sums to report).
+    """loss(params, q_params, batch, keys, weights) -> (minus the sum over the batch of the objective, sums to report).
 
     `refine` is the objective that semi-amortized inference ascends, by default the same, and `corrupt` (keys, x) -> x
     what the encoder sees in place of x; see `make_train_step`.
     """
 
-    def loss(params, rows, batch, keys, weights):
+    def loss(params, q_params, batch, keys, weights):
         condition = batch.get("condition")
         decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
         value = lambda keys, x, q: objective(keys, x, q, decode, prior, **weights)
         bound = lambda keys, x, q: (refine(keys, x, q, decode, prior) if refine else value(keys, x, q))[0]
         seen = batch if corrupt is None else {**batch, "image": corrupt(keys[Use.TRAIN_CORRUPT], batch["image"])}
-        rows = model.infer(params, rows, keys[Use.TRAIN_REFINE], seen, bound)
-        each, terms = value(keys[Use.TRAIN_DRAW], batch["image"], model.make_q(params, rows))
+        q_params = model.infer(params, q_params, keys[Use.TRAIN_REFINE], seen, bound)
+        each, terms = value(keys[Use.TRAIN_DRAW], batch["image"], model.make_q(params, q_params))
         report = {"objective": each, "elbo": terms.elbo, "log_likelihood": terms.log_likelihood, "kl": terms.kl}
         # an autoencoder has no ELBO and no KL
         return -each.sum(), {name: values.sum() for name, values in report.items() if values is not None}
@@ -99,7 +99,7 @@ OBJECTIVES = {
 
 
 def to_refine(name):
-    """What the refinement of rows ascends under an objective: itself, if each example's value is its own and a bound's
-    gradient is the gradient of its value; otherwise the ELBO."""
+    """The objective that refinement ascends: itself if each example's value is its own and the gradient is that of the
+    value; otherwise the ELBO."""
     objective = OBJECTIVES[name]
     return "elbo" if objective.coupled or objective.surrogate else name

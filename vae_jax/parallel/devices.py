@@ -2,7 +2,7 @@
 
 The per-device program is pmap's: each device runs the same step on its share of the examples, and gradients are summed
 over the axis 'devices'. JAX implements pmap as jit of shard_map today and tells new code to say so, as `device_program`
-does. Parameters are replicated; the data and the rows of per-datapoint tables are split into blocks.
+does. Parameters are replicated; the data and the tables of per-datapoint inference are split into blocks.
 
 Of several processes (processes.py) each gives its own devices their blocks.
 """
@@ -32,7 +32,7 @@ class Axis(NamedTuple):
     gather: Callable  # [b, ...] of each device -> [B, ...] on all
 
 
-ALONE = Axis(vary=lambda tree: tree, sum=lambda tree: tree, gather=lambda tree: tree)
+NO_AXIS = Axis(vary=lambda tree: tree, sum=lambda tree: tree, gather=lambda tree: tree)
 
 # Without pcast the gradient of a replicated value under shard_map is already summed over devices, and summing it again
 # makes it D times too large: Adam hides that, SGD does not.
@@ -45,7 +45,7 @@ DEVICES = Axis(
 
 def axis(mesh):
     """What a step needs to know of the devices of `mesh`; summed over one, gradients would be copied for nothing."""
-    return DEVICES if mesh.size > 1 else ALONE
+    return DEVICES if mesh.size > 1 else NO_AXIS
 
 
 def make_mesh(num_devices=0):
@@ -162,7 +162,7 @@ def fetch(tree):
     return jax.tree.map(get, tree)
 
 
-def here(tree):
+def to_host(tree):
     """A pytree of replicated arrays as a process can use them by itself, without the others."""
     return jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), tree)
 
@@ -174,7 +174,7 @@ class Spread(NamedTuple):
     multiple: int = 1  # the size of a chunk must be a multiple of this
 
 
-HERE = Spread()
+ONE_DEVICE = Spread()
 
 
 def spread(mesh):

@@ -9,7 +9,7 @@ from vae_jax.errors import FoldError, RunError
 from vae_jax.runs import directory
 
 # Differences in these are no setting of the model: where things lie, what is drawn, and cadences.
-ASIDE = ("figures", "gaps", "data.manual_dir", "data.data_dir", "eval.chunk_rows", "train.checkpoint_every")
+ASIDE = ("figures", "gaps", "data.manual_dir", "data.data_dir", "eval.chunk_images", "train.checkpoint_every")
 # Keys that may change with the seed and then belong to it: noise of other kinds, and runs made with the same seed.
 WITH_SEED = ("init_from", "inference.encoder_run", "eval.seed", "data.binarization_seed")
 

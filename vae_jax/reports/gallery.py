@@ -122,7 +122,7 @@ def in_bits(setup, params, test):
     terms = in_chunks(
         lambda chunk: bounds.elbo_terms(setup.model, params, chunk, config.elbo_samples),
         test,
-        config.chunk_rows,
+        config.chunk_images,
         spread,
     )
     is_image = len(setup.dataset.info.event_shape) > 1
@@ -222,7 +222,7 @@ def posterior(setup, params, test):
     model, config, spread = setup.model, setup.config.eval, devices.spread(setup.mesh)
     some = {name: jax.tree.map(lambda leaf: leaf[:SHOWN], leaf) for name, leaf in test.items()}
     several = latent_space.posterior_draws(model, params, some, DRAWN - 1)
-    draws = in_chunks(lambda c: latent_space.aggregate_draws(model, params, c), test, config.chunk_rows, spread)
+    draws = in_chunks(lambda c: latent_space.aggregate_draws(model, params, c), test, config.chunk_images, spread)
     dimensions = latent_space.most_used(test["mean"], min(HISTOGRAMS, draws.shape[-1]))
     drawn = {
         "posterior": (

@@ -28,7 +28,7 @@ from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
 from vae_jax.training import train
-from vae_jax.training.program import make_members_program, stays_on_host, training_rows
+from vae_jax.training.program import make_members_program, stays_on_host, stream_major_data
 
 USABLE = 0.8  # share of the free memory that training may take: evaluation needs some, and so do others
 NO_EVENTS = directory.Events(lambda step, values: None, lambda step, tag, pixels: None, lambda: None)
@@ -114,11 +114,11 @@ def describe(programs, members, size):
     """What is done how, in two lines."""
     mesh, begun = programs.mesh, checkpoint.latest_step(members[0].workdir / load.CHECKPOINTS)
     waves, kind = -(-len(members) // size), mesh.devices.flat[0].device_kind
-    console.say(
+    console.write(
         f"devices    {mesh.size} of {jax.device_count()} ({kind}), {size // mesh.size} of {len(members)} runs on each"
         + (f", in {waves} waves" if waves > 1 else "")
     )
-    console.say(f"directory  {members[0].workdir}" + (" and so on" if len(members) > 1 else "") + from_step(begun))
+    console.write(f"directory  {members[0].workdir}" + (" and so on" if len(members) > 1 else "") + from_step(begun))
 
 
 def from_step(begun):
@@ -135,7 +135,7 @@ def make_programs(members, options):
         )
     mesh = devices.make_mesh(min(options.num_devices or jax.device_count(), len(members)))
     batching = ("map" if jax.default_backend() == "cpu" else "vmap") if options.batching == "auto" else options.batching
-    init, data = setups.make_init(setup), devices.put_replicated(mesh, training_rows(setup))
+    init, data = setups.make_init(setup), devices.put_replicated(mesh, stream_major_data(setup))
     program, hyper = make_members_program(setup, mesh, batching), setups.hyperparameters(setup.config)
     state = setups.abstract_state(setup, init)
 

@@ -48,8 +48,8 @@ SCHEDULES = {
 }
 
 
-def make_row_optimizer():
-    """Adam at learning rate 1 for one row of a table; `jax.vmap` of it keeps a state, and a count, for each row."""
+def make_table_optimizer():
+    """Adam at learning rate 1 for one entry of a table; `jax.vmap` of it keeps a state, and a count, for each entry."""
     return optax.adam(1.0)
 
 

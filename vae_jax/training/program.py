@@ -16,7 +16,7 @@ from vae_jax.models.model import make_model
 from vae_jax.objectives.loss import make_objective, make_refine, make_weights
 from vae_jax.parallel import devices
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_learning_rate, make_row_optimizer
+from vae_jax.training.optimizer import make_learning_rate, make_table_optimizer
 from vae_jax.training.setup import example_index, log_window, sizes
 from vae_jax.training.step import MEMBERS_SPECS, STATE_SPECS
 
@@ -35,8 +35,8 @@ def make_device_steps(train_step, num_steps, batch_size, num_examples, num_strea
             state, order = carry
             within = state.step % epoch_steps
             order = jax.lax.cond(within == 0, lambda: new_order(state.step), lambda: order)
-            rows = streams.batch_rows(order, within, per_stream)
-            batch = {name: array[rows] for name, array in data.items()} | {"row": rows}
+            slots = streams.batch_slots(order, within, per_stream)
+            batch = {name: array[slots] for name, array in data.items()} | {"slot": slots}
             state, metrics = train_step(hyper["noise"], hyper, state, batch)
             return (state, order), metrics
 
@@ -73,7 +73,7 @@ def make_run_members(train_step, num_steps, batch_size, num_examples, num_stream
 
     Leaves of hyper and state are [M, ...] but for the step, which the runs share; data are whole on every device, and
     the devices tell one another nothing. Runs on one device go one after another (batching 'map') or together ('vmap').
-    The state is donated. `train_step` is a step for one device, see `parallel.ALONE`.
+    The state is donated. `train_step` is a step for one device, see `parallel.NO_AXIS`.
     """
     device_steps = make_device_steps(train_step, num_steps, batch_size, num_examples, num_streams)
 
@@ -141,15 +141,15 @@ def make_advance(setup, done, on_host):
 
 def make_members_program(setup, mesh, batching):
     """program(num_steps) -> the compiled runs of many such setups side by side, see `step.make_run_members`."""
-    train_step = make_train_step(setup, devices.ALONE)
+    train_step = make_train_step(setup, devices.NO_AXIS)
     return cache(lambda steps: make_run_members(train_step, steps, *sizes(setup), mesh, batching))
 
 
 def make_train_step(setup, axis):
     """The training step of a setup, see `step.make_train_step`."""
     config = setup.config
-    row_rate = make_learning_rate(config.optimizer, setup.num_steps, "row_learning_rate")
-    updates = step.RowUpdates(make_row_optimizer(), row_rate, config.inference.inner_steps)
+    table_rate = make_learning_rate(config.optimizer, setup.num_steps, "table_learning_rate")
+    updates = step.TableUpdates(make_table_optimizer(), table_rate, config.inference.inner_steps)
     rounded = config.train.precision != "float32"
     return step.make_train_step(
         make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
@@ -161,21 +161,21 @@ def make_train_step(setup, axis):
         prepare=setup.prepare,
         corrupt=make_corruption(config.inference),
         ema=config.optimizer.ema,
-        rows=updates if has_table(config) else None,
+        table_updates=updates if has_table(config) else None,
         axis=axis,
     )
 
 
 def training_data(setup):
     """The training set on the devices, stream-major."""
-    return devices.put_split(setup.mesh, training_rows(setup))
+    return devices.put_split(setup.mesh, stream_major_data(setup))
 
 
-def training_rows(setup):
+def stream_major_data(setup):
     """The training set on the host, stream-major."""
     count = num_streams(setup.config)
-    rows = {name: streams.to_rows(array, count) for name, array in training_arrays(setup).items()}
-    return {**rows, "index": example_index(setup)}
+    data = {name: streams.to_slots(array, count) for name, array in training_arrays(setup).items()}
+    return {**data, "index": example_index(setup)}
 
 
 def training_arrays(setup):

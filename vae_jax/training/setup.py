@@ -21,7 +21,7 @@ from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, load
 from vae_jax.runs.load import CHECKPOINTS, load_run
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_optimizer, make_row_optimizer
+from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
 
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
 
@@ -83,7 +83,7 @@ def hyperparameters(config):
         "order": order,
         "noise": noise,
         "learning_rate": jnp.float32(config.optimizer.learning_rate),
-        "row_learning_rate": jnp.float32(config.inference.learning_rate),
+        "table_learning_rate": jnp.float32(config.inference.learning_rate),
         "warmup_steps": jnp.float32(config.optimizer.warmup_steps),
         "schedule_epochs": jnp.float32(config.objective.schedule_epochs),
         "objective": {name: jnp.float32(config.objective[name]) for name in weights},
@@ -110,7 +110,7 @@ def sizes(setup):
 
 
 def example_index(setup):
-    """The example in each stream-major row, -1 in the padding."""
+    """The example in each slot, -1 in the padding."""
     return streams.example_index(setup.dataset.info.num_train, num_streams(setup.config))
 
 
@@ -119,7 +119,7 @@ def make_init(setup):
     config, split = setup.config, setup.dataset.train
     image = split.image[:: max(1, len(split.image) // INIT_EXAMPLES)]
     condition = None if split.condition is None else split.condition[:1]
-    options = {"with_ema": config.optimizer.ema > 0, "row_optimizer": make_row_optimizer()}
+    options = {"with_ema": config.optimizer.ema > 0, "table_optimizer": make_table_optimizer()}
 
     def init(key, image, index):
         x_init = preprocess.preprocess(None, image, setup.dataset.info.value_range, "none")
@@ -147,18 +147,18 @@ def starting_state(setup, workdir, init=None):
         return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup, init))
     state = init(setup.config.seed)
     if has_table(setup.config) and setup.config.inference.start == "encoder":
-        state = state._replace(local=encoded_table(setup))
+        state = state._replace(table=encoded_table(setup))
     if not setup.config.init_from:
         return state
     source, _, number = setup.config.init_from.partition("@")
-    like = {name: getattr(abstract_state(setup, init), name) for name in ("params", "local")}
+    like = {name: getattr(abstract_state(setup, init), name) for name in ("params", "table")}
     old = checkpoint.restore(Path(source) / CHECKPOINTS, like, int(number) if number else None, partial=True)
     ema = jax.tree.map(jnp.copy, old["params"]) if setup.config.optimizer.ema else ()
     return state._replace(**old, ema=ema)
 
 
 def encoded_table(setup):
-    """The table of rows that the encoder of another run gives to the training examples."""
+    """The table that the encoder of another run gives to the training examples."""
     source, wanted = setup.config.inference.encoder_run, (setup.config.model.latent_dim, setup.dataset.info.event_shape)
     encoder = load_run(source)
     if has_table(encoder.config) or (encoder.config.model.latent_dim, encoder.info.event_shape) != wanted:
@@ -166,15 +166,15 @@ def encoded_table(setup):
             f"config.inference.encoder_run = {source!r}: expected a run with an encoder, latent_dim {wanted[0]} and "
             f"images of shape {wanted[1]}"
         )
-    spread, size = devices.spread(setup.mesh), setup.config.eval.chunk_rows
+    spread, size = devices.spread(setup.mesh), setup.config.eval.chunk_images
     split, prepare = setup.dataset.train, setup.prepare
     examples = {"image": split.image} | ({} if split.condition is None else {"condition": split.condition})
     encode = lambda c: encoder.model.encode(encoder.params, prepare(None, c["image"]), c.get("condition"))
-    rows = in_chunks(jax.jit(encode), examples, size, spread)
-    rows = jax.tree.map(lambda column: streams.to_rows(column, num_streams(setup.config)), rows)
-    rows = devices.put_split(setup.mesh, rows)
-    init = jax.jit(jax.vmap(make_row_optimizer().init), out_shardings=devices.split(setup.mesh))
-    return step.Local(rows, init(rows))
+    q_params = in_chunks(jax.jit(encode), examples, size, spread)
+    q_params = jax.tree.map(lambda column: streams.to_slots(column, num_streams(setup.config)), q_params)
+    q_params = devices.put_split(setup.mesh, q_params)
+    init = jax.jit(jax.vmap(make_table_optimizer().init), out_shardings=devices.split(setup.mesh))
+    return step.Table(q_params, init(q_params))
 
 
 def reopen(workdir, overrides, num_devices=0):
@@ -191,14 +191,14 @@ def reopen(workdir, overrides, num_devices=0):
 
 
 def with_codes(setup, params, split, limit, workdir):
-    """Examples of a split with the rows and means of q: of training images those of the run's table, if it has one."""
-    local = trained_rows(setup, workdir) if split == "train" else ()
-    return examples.with_codes(setup, params, evaluation_examples(setup, split, limit), local)
+    """Examples of a split with q_params and means of q: of training images those of the run's table, if it has one."""
+    table = trained_table(setup, workdir) if split == "train" else ()
+    return examples.with_codes(setup, params, evaluation_examples(setup, split, limit), table)
 
 
-def trained_rows(setup, workdir):
-    """The run's table of rows of q, () if it has none."""
+def trained_table(setup, workdir):
+    """The run's table of q_params, () if it has none."""
     if not inference.has_table(setup.config):
         return ()
-    like = {"local": abstract_state(setup).local}
-    return checkpoint.restore(load.selected(setup.config, workdir), like, partial=True)["local"]
+    like = {"table": abstract_state(setup).table}
+    return checkpoint.restore(load.selected(setup.config, workdir), like, partial=True)["table"]

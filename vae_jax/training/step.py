@@ -15,14 +15,14 @@ from jax.sharding import PartitionSpec as P
 from vae_jax.keys import TRAINING, Use, example_keys, fold_in_each
 from vae_jax.objectives.loss import make_loss
 from vae_jax.parallel import devices
-from vae_jax.parallel.devices import ALONE
+from vae_jax.parallel.devices import NO_AXIS
 
 
-class Local(NamedTuple):
-    """The table of per-datapoint inference: one row and one optimizer state for each example, stream-major."""
+class Table(NamedTuple):
+    """The table of per-datapoint inference: q_params and an optimizer state for each example, stream-major."""
 
-    rows: Any  # {name: [S * L, ...]}
-    opt_state: Any  # leaves [S * L, ...]: each row has its own count
+    q_params: Any  # {name: [S * L, ...]}
+    opt_state: Any  # leaves [S * L, ...]: each example has its own count
 
 
 class State(NamedTuple):
@@ -32,31 +32,31 @@ class State(NamedTuple):
     params: Any
     opt_state: Any
     ema: Any  # the average of the parameters, or ()
-    local: Any  # a Local, split over devices, or ()
+    table: Any  # a Table, split over devices, or ()
 
 
 STATE_SPECS = State(P(), P(), P(), P(), P(devices.AXIS))  # of one run on all devices
 MEMBERS_SPECS = State(P(), *[P(devices.AXIS)] * 4)  # of many, each on one device
 
 
-class RowUpdates(NamedTuple):
-    """How the rows of a table are updated beside the parameters."""
+class TableUpdates(NamedTuple):
+    """How the entries of a table are updated beside the parameters."""
 
     optimizer: Any
     learning_rate: Callable  # (hyper, step) -> rate
-    inner_steps: int = 1  # updates of the batch's rows for each update of the parameters
+    inner_steps: int = 1  # updates of the batch's entries for each update of the parameters
 
 
-def init_state(model, optimizer, key, x_init, condition=None, *, with_ema=False, index=None, row_optimizer=None):
-    """The state before the first step; `index` is the example of each row of a table. The key is consumed."""
-    params, table = model.init(key, x_init, condition)
+def init_state(model, optimizer, key, x_init, condition=None, *, with_ema=False, index=None, table_optimizer=None):
+    """The state before the first step; `index` is the example of each slot of a table. The key is consumed."""
+    params, q_params = model.init(key, x_init, condition)
     # a copy, since donation gives up the parameters and their average together
     ema = jax.tree.map(jnp.copy, params) if with_ema else ()
-    local = ()
-    if table != ():
-        rows = jax.tree.map(lambda column: column[jnp.maximum(index, 0)], table)
-        local = Local(rows, jax.vmap(row_optimizer.init)(rows))
-    return State(jnp.int32(0), params, optimizer.init(params), ema, local)
+    table = ()
+    if q_params != ():
+        q_params = jax.tree.map(lambda column: column[jnp.maximum(index, 0)], q_params)
+        table = Table(q_params, jax.vmap(table_optimizer.init)(q_params))
+    return State(jnp.int32(0), params, optimizer.init(params), ema, table)
 
 
 def make_train_step(
@@ -70,17 +70,17 @@ def make_train_step(
     prepare=None,
     corrupt=None,
     ema=0.0,
-    rows=None,
-    axis=ALONE,
+    table_updates=None,
+    axis=NO_AXIS,
 ):
     """train_step(key, hyper, state, batch) -> (state, metrics): one update from one batch, pure.
 
     optimizer: an optax transformation, its updates scaled by `learning_rate(hyper, step)`.
     objective: (key, x, q, decode, prior, **weights(hyper, step)) -> (value [B], Elbo).
-    refine: another such, without weights, for the refinement of rows where `objective` cannot serve.
+    refine: another such, without weights, for the refinement of q_params where `objective` cannot serve.
     prepare: (keys [B], image [B, ...]) -> x, say binarization. corrupt: (keys [B], x) -> x, of which the encoder alone
     sees the result; refinement too ascends the bound of it. batch: 'image', 'index' [B], and what the model wants;
-    with a table of rows, updated as `rows` says, also 'row' [B], where in the table its examples are.
+    with a table, updated as `table_updates` says, also 'slot' [B], where in the table its examples are.
     ema: decay of the parameters' average. axis: the devices beside this one; gradients are summed over all of them.
     metrics: means over the batch in nats, and norms. key: the run's noise key, into which step and example are folded.
     """
@@ -92,12 +92,12 @@ def make_train_step(
         if prepare is not None:
             batch = {**batch, "image": prepare(keys[Use.TRAIN_BINARIZE], batch["image"])}
         params, scalars = axis.vary(state.params), weights(hyper, state.step)
-        local = take_rows(state.local, batch)
-        if rows is not None:
-            local = inner_updates(gradient, rows, params, local, batch, keys, hyper, scalars, state.step)
-        (grads, row_grads), sums = gradient(params, rows_of(local), batch, keys, scalars)
-        if rows is not None:
-            local = update_rows(rows, local, row_grads, hyper, state.step)
+        table = take_entries(state.table, batch)
+        if table_updates is not None:
+            table = inner_updates(gradient, table_updates, params, table, batch, keys, hyper, scalars, state.step)
+        (grads, q_grads), sums = gradient(params, q_params_of(table), batch, keys, scalars)
+        if table_updates is not None:
+            table = update_entries(table_updates, table, q_grads, hyper, state.step)
         grads, sums = axis.sum((grads, sums))
         count = axis.sum(len(batch["index"]))
         metrics = {name: total / count for name, total in sums.items()}
@@ -106,9 +106,11 @@ def make_train_step(
         rate = learning_rate(hyper, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: rate * u, updates)
-        params = model.settle(optax.apply_updates(state.params, updates), state.params, grads)
+        params = model.closed_form_update(optax.apply_updates(state.params, updates), state.params, grads)
         metrics["learning_rate"] = jnp.asarray(rate, float)
-        new = State(state.step + 1, params, opt_state, average(state, params, ema), put_rows(state.local, local, batch))
+        new = State(
+            state.step + 1, params, opt_state, average(state, params, ema), put_entries(state.table, table, batch)
+        )
         return new, metrics
 
     return train_step
@@ -119,37 +121,37 @@ def norm(tree):
     return jnp.sqrt(sum((jnp.atleast_1d(leaf) ** 2).sum(0).sum() for leaf in jax.tree.leaves(tree)))
 
 
-def rows_of(local):
-    return local if local == () else local.rows
+def q_params_of(table):
+    return table if table == () else table.q_params
 
 
-def take_rows(local, batch):
-    """The batch's rows and their optimizer state: cost and traffic do not depend on the size of the table."""
-    return jax.tree.map(lambda column: column[batch["row"]], local)
+def take_entries(table, batch):
+    """The batch's entries and their optimizer state: cost and traffic do not depend on the size of the table."""
+    return jax.tree.map(lambda column: column[batch["slot"]], table)
 
 
-def put_rows(local, new, batch):
-    """The table with the batch's rows replaced; the others are neither touched nor decayed."""
-    put = lambda column, values: column.at[batch["row"]].set(values, unique_indices=True)
-    return jax.tree.map(put, local, new)
+def put_entries(table, new, batch):
+    """The table with the batch's entries replaced; the others are neither touched nor decayed."""
+    put = lambda column, values: column.at[batch["slot"]].set(values, unique_indices=True)
+    return jax.tree.map(put, table, new)
 
 
-def update_rows(rows, local, gradient, hyper, step):
-    """One optimizer step for each row by itself, on the gradient of its own example's loss."""
-    updates, opt_state = jax.vmap(rows.optimizer.update)(gradient, local.opt_state, local.rows)
-    rate = rows.learning_rate(hyper, step)
-    return Local(jax.tree.map(lambda row, u: row + rate * u, local.rows, updates), opt_state)
+def update_entries(updates, table, gradient, hyper, step):
+    """One optimizer step for each entry by itself, on the gradient of its own example's loss."""
+    change, opt_state = jax.vmap(updates.optimizer.update)(gradient, table.opt_state, table.q_params)
+    rate = updates.learning_rate(hyper, step)
+    return Table(jax.tree.map(lambda params, u: params + rate * u, table.q_params, change), opt_state)
 
 
-def inner_updates(gradient, rows, params, local, batch, keys, hyper, scalars, step):
-    """All but the last of the inner updates of the batch's rows, the parameters held; each with draws of its own."""
+def inner_updates(gradient, updates, params, table, batch, keys, hyper, scalars, step):
+    """All but the last of the inner updates of the batch's entries, the parameters held; each with draws of its own."""
 
-    def one(local, number):
+    def one(table, number):
         draws = [keys[Use.TRAIN_BINARIZE], fold_in_each(keys[Use.TRAIN_INNER], number), *keys[Use.TRAIN_REFINE :]]
-        (_, row_grads), _ = gradient(params, local.rows, batch, draws, scalars)
-        return update_rows(rows, local, row_grads, hyper, step), None
+        (_, q_grads), _ = gradient(params, table.q_params, batch, draws, scalars)
+        return update_entries(updates, table, q_grads, hyper, step), None
 
-    return jax.lax.scan(one, local, jnp.arange(rows.inner_steps - 1))[0] if rows.inner_steps > 1 else local
+    return jax.lax.scan(one, table, jnp.arange(updates.inner_steps - 1))[0] if updates.inner_steps > 1 else table
 
 
 def average(state, params, decay):

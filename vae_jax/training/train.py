@@ -30,7 +30,7 @@ def train(config, workdir, num_devices=0):
     """
     workdir, config_dict = Path(workdir), config.to_dict()
     if status_everywhere(config, workdir) == "finished":
-        console.say(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
+        console.write(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
         return processes.on_first(lambda: finished(workdir))
     setup = processes.in_turn(lambda: setups.make_setup(config, num_devices))
     processes.greet(setup.mesh)
@@ -83,8 +83,8 @@ def describe(setup, workdir, state):
     mesh = setup.mesh
     begun = f", from step {int(state.step):,} on" if int(state.step) else ""
     device, several = mesh.devices.flat[0].device_kind, f", of {jax.process_count()} processes" * processes.several()
-    console.say(f"devices    {mesh.size} of {jax.device_count()} ({device}){several}")
-    console.say(f"directory  {workdir}{begun}")
+    console.write(f"devices    {mesh.size} of {jax.device_count()} ({device}){several}")
+    console.write(f"directory  {workdir}{begun}")
 
 
 def describe_model(setup, params):
@@ -100,9 +100,9 @@ def describe_model(setup, params):
         parts = f"no latent variables, the decoder of the condition, {config.model.likelihood} likelihood"
         size = f"{networks.count(params):,} parameters"
     batch = f"batches of {config.train.batch_size}, {config.optimizer.name}, objective {config.objective.name}"
-    console.say(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
-    console.say(f"model      {parts}; {size}")
-    console.say(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
+    console.write(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
+    console.write(f"model      {parts}; {size}")
+    console.write(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
 
 
 def log(workdir, events, epoch_steps, step, split, values):
@@ -188,12 +188,12 @@ def finish(setup, workdir, state, log, shown=True):
     splits = {"valid": measure_bound(setup, params, evaluation_examples(setup, "valid"))}
     if config.eval.train_examples:
         train = evaluation_examples(setup, "train", config.eval.train_examples)
-        splits["train"] = measure_all(setup, params, with_codes(setup, params, train, state.local), shown)
+        splits["train"] = measure_all(setup, params, with_codes(setup, params, train, state.table), shown)
     test = with_codes(setup, params, evaluation_examples(setup, "test", config.eval.max_examples))
     splits["test"] = measure_all(setup, params, test, shown)
     log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
-    codes = training_codes(setup, params, state.local) if shown else None
-    done, params = int(state.step), devices.here(params)
+    codes = training_codes(setup, params, state.table) if shown else None
+    done, params = int(state.step), devices.to_host(params)
     return processes.on_first(lambda: conclude(setup, workdir, done, params, splits, test, codes, shown))
 
 
