@@ -2,7 +2,7 @@
 
 Example i lives in stream i mod S. Arrays over examples are stored stream-major, `[S * L, ...]` with L = ceil(N / S):
 slot s * L + p holds example p * S + s, and slots past the end of a stream are padding. A device owns S / D whole
-streams, so its share is one contiguous block, and which examples a step takes does not depend on how many devices there are.
+streams, so its share is one contiguous block, and the examples of a step do not depend on how many devices there are.
 """
 
 import jax

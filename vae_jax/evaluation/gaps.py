@@ -5,8 +5,8 @@
     amortization gap   L[q*] - L[q]           what the way of finding q leaves on the table
 
 q* is found from two starts, the run's own q_params and those of an untrained table. Fresh noise judges which is best
-for an example, those two or q itself, and other fresh noise measures it: choosing makes no number larger than it is. q*_flow
-begins at q*, as the identity of a coupling flow, and is judged against it.
+for an example, those two or q itself, and other fresh noise measures it: choosing makes no number larger than it is.
+q*_flow begins at q*, as the identity of a coupling flow, and is judged against it.
 
 log p(x) is the best of several lower bounds, IWAE and AIS, by their averages over the same examples, as published: the
 best for each example would be biased upwards. AIS from q* has little way to go and wins where the posterior has one

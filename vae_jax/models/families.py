@@ -1,8 +1,8 @@
 """Posteriors, priors and likelihoods by name: what each needs of a config, and how its parts make a distribution.
 
 A posterior is described by q_params, {name: `[B, *shape]`}, that an encoder emits or a table holds, and perhaps by
-weights that all examples share. A prior has weights of its own or none; a likelihood reads the decoder's outputs. All are dicts
-from name to a function of config.model, so that a new family is one function and one line.
+weights that all examples share. A prior has weights of its own or none; a likelihood reads the decoder's outputs. All
+are dicts from name to a function of config.model, so that a new family is one function and one line.
 """
 
 import math

@@ -110,9 +110,10 @@ def fit_q_params(value, q_params, keys, *, learning_rate, max_steps, window, pat
     """Ascends `value(keys [B], q_params) -> [B]`, each example on its own, all together; (q_params, steps [B]).
 
     Adam, its rate a cosine over `max_steps`, which are cut to whole windows. When the mean value over a window is not
-    an example's best, the noise lets it come no further at this rate: its rate is multiplied by PLATEAU_DECAY, and after `patience` such windows it stops; the program ends when all have. The answer is the average iterate of its
-    last window, not of the best one, which near the optimum is the luckiest. Keys are consumed; step k uses
-    fold_in(key, k).
+    an example's best, the noise lets it come no further at this rate: its rate is multiplied by
+    PLATEAU_DECAY, and after `patience` such windows it stops; the program ends when all have. The answer is the average
+    iterate of its last window, not of the best one, which near the optimum is the luckiest. Keys are consumed; step k
+    uses fold_in(key, k).
     """
     window = min(window, max_steps)
     max_steps -= max_steps % window
