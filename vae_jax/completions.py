@@ -14,7 +14,7 @@ from vae_jax import console
 from vae_jax.console import Parser, guarded
 from vae_jax.errors import ConfigError, RunError
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.examples import evaluation_examples, in_chunks, summarize
+from vae_jax.evaluation.examples import in_chunks, summarize
 from vae_jax.parallel import devices
 from vae_jax.plotting import latent_space as latent_plots
 from vae_jax.reports import gallery
@@ -50,7 +50,7 @@ def compare(run, regressor, out):
     """Saves the picture; returns {which: numbers}. Raises one-line errors for runs that cannot be compared."""
     opened = {"draws": setups.reopen(run, {}), "regressor": setups.reopen(regressor, {})}
     require_comparable(run, regressor, *(setup.config for setup, _ in opened.values()))
-    test = evaluation_examples(opened["draws"][0], "test", opened["draws"][0].config.eval.max_examples)
+    test = setups.split_of(opened["draws"][0], "test", opened["draws"][0].config.eval.max_examples)
     numbers = {
         which: measured(path) | errors(*opened[which], test)
         for which, path in (("draws", run), ("regressor", regressor))

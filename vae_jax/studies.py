@@ -17,7 +17,7 @@ from vae_jax import console
 from vae_jax.console import Parser, guarded
 from vae_jax.errors import ConfigError, Mistake
 from vae_jax.evaluation import bounds, generation
-from vae_jax.evaluation.examples import evaluation_examples, with_codes, with_q_params
+from vae_jax.evaluation.examples import with_q_params
 from vae_jax.keys import prior_key
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
@@ -42,8 +42,8 @@ def prior_estimate(runs):
             raise ConfigError("an autoencoder (config.model.posterior = dirac) has no p(x) to estimate: leave it out")
         if not config.curve_examples:
             raise ConfigError("config.eval.curve_examples = 0 of a run: expected a number >= 1")
-        examples = evaluation_examples(setup, "test", config.curve_examples)
-        examples = with_q_params(setup, params, examples)
+        examples = setups.split_of(setup, "test", config.curve_examples)
+        examples = with_q_params(setup.model, params, examples, setup.config, spread)
         weights = bounds.measure(setup.model, params, examples, config, spread)
         title = f"Z = {dims[number]}" + (f", run {number + 1}" if len(set(dims)) < len(dims) else "")
         panels[title] = bounds.curves(weights)
@@ -85,7 +85,7 @@ def study_sigma(run):
         raise ConfigError(f"{run}: images without a condition are needed for pictures of it")
     learned = config.model.sigma_mode != "fixed"
     value = math.exp(float(params["likelihood"]["log_sigma"])) if learned else config.model.sigma
-    test = with_codes(setup, params, evaluation_examples(setup, "test", SHOWN))
+    test = setups.run_examples(setup, params, "test", SHOWN)
     key = prior_key(config.eval.seed)
     return {
         "name": f"σ = {value:.3g}" + (f", {config.model.sigma_mode}" if learned else ""),

@@ -16,7 +16,6 @@ from vae_jax.models.model import sample_prior
 from vae_jax.parallel import devices
 from vae_jax.runs import directory, load
 from vae_jax.training import setup as setups
-from vae_jax.training.setup import with_codes
 
 SEED, SAMPLES = 0, 144  # of samples: their seed, how many
 PCA = "PCA"
@@ -81,10 +80,10 @@ def run_subject(workdir):
     """(Subject, Images) of a trained run, its data loaded again."""
     setup, params = setups.reopen(workdir, {})
     config, model, spread = setup.config, setup.model, devices.spread(setup.mesh)
-    train = with_codes(setup, params, "train", 0, workdir)
-    test = with_codes(setup, params, "test", config.eval.max_examples, workdir)
-    shape, prior = setup.dataset.info.event_shape, config.model.posterior != "dirac"
-    bound = bounds.bound_numbers(model, params, test, shape, config.eval, spread) if prior else {}
+    train = setups.run_examples(setup, params, "train", 0, setups.trained_table(setup, workdir))
+    test = setups.run_examples(setup, params, "test", config.eval.max_examples)
+    prior = config.model.posterior != "dirac"
+    bound = bounds.bound_numbers(model, params, test, config.eval, spread) if prior else {}
     decode = lambda z: in_chunks(partial(generation.decode_means, model, params), z, config.eval.chunk_images, spread)
     if prior:
         draws = jax.device_get(sample_prior(model, params, jax.random.key(SEED), SAMPLES))[0]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from vae_jax import completions
-from vae_jax.evaluation.examples import evaluation_examples
 from vae_jax.runs import directory, load
 from vae_jax.training import setup as setups
 
@@ -40,7 +39,7 @@ def test_the_numbers_are_those_of_the_models(run, tmp_path):
     for which in ("draws", "regressor"):
         assert numbers[which]["nll"] == directory.read_summary(run(which))["splits"]["test"]["nll"]
     setup = setups.make_setup(loaded.config, 1)
-    test = evaluation_examples(setup, "test", TEST)
+    test = setups.split_of(setup, "test", TEST)
     mean = loaded.model.decode(loaded.params, jnp.zeros((1, TEST, 0)), test["condition"]).mean[0]
     expected = np.mean((np.asarray(mean) - test["image"]) ** 2)
     for name in ("squared_error", "squared_error_best_of_10"):
