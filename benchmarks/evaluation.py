@@ -30,17 +30,17 @@ def ours():
     """The importance-sampled log p(x) of a model as initialized: values differ from a trained one's, work does not."""
     import jax
 
-    from vae_jax import config as configs
+    from vae_jax.commands import configuration
     from vae_jax.data import datasets
     from vae_jax.evaluation import bounds
     from vae_jax.evaluation import examples as examples_module
     from vae_jax.models.model import make_model
     from vae_jax.parallel.devices import ONE_DEVICE
 
-    config = configs.default()
+    config = configuration.default()
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS[NETWORK]
     config.eval.num_samples, config.eval.chunk_images = SAMPLES, CHUNK
-    config = configs.validate(config)
+    config = configuration.validate(config)
     info = datasets.Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
     model = make_model(config, info)
     image = binary_images(1000).reshape(-1, 28, 28, 1).astype(np.float32)

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.data.order import steps_per_epoch
 from vae_jax.models.model import make_model
@@ -40,10 +41,10 @@ TIME_WITHIN, MEMORY_WITHIN = 1.15, 1.3  # the goals
 
 def make_setup(num_rows):
     """What a run is made of, its images drawn here instead of read."""
-    config = configs.default()
+    config = configuration.default()
     config.data.binarization, config.inference.kind, config.model.latent_dim = "fixed", "per_datapoint", 20
     config.train.epochs = 1000
-    config = configs.validate(config)
+    config = configuration.validate(config)
     draw = lambda n: datasets.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
     dataset = datasets.assemble("synthetic", draw(num_rows), draw(100), draw(100), {}, (0.0, 1.0))
     model, optimizer = make_model(config, dataset.info), make_optimizer(config.optimizer)

@@ -23,6 +23,7 @@ without end where training images are reproduced exactly.
 """
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 
 AUTOENCODER = {"model.posterior": "dirac", "objective.name": "autoencoder"}
 LINE = {
@@ -64,7 +65,7 @@ VARIANTS = MODELS | {"quick": {"train.epochs": 20}} | {f"mnist_{name}": MNIST | 
 
 def get_config(variant=""):
     changes = configs.by_variant(variant, VARIANTS)
-    config = configs.default()
+    config = configuration.default()
     config.data.binarization = "none"
     config.model.latent_dim = 2
     config.model.hidden = (128, 128)

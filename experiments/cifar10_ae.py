@@ -14,10 +14,11 @@ TFDS prepares the data. An .npz with x_train, x_test `[N, 32, 32, 3]` and perhap
 """
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = configuration.default()
     config.data.name = "cifar10"
     config.data.binarization = "none"
     config.model.latent_dim = 128

@@ -4,10 +4,11 @@ python -m vae_jax.main --config=experiments/digits.py
 """
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = configuration.default()
     config.data.name = "digits"
     config.model.latent_dim = 2
     config.model.hidden = (128, 128)

@@ -7,10 +7,11 @@ after 3,280 epochs of Adam; here 100 epochs of Muon on a cosine. Settings were c
 """
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = configuration.default()
     config.data.name = "mnist"
     config.model.latent_dim = 50
     config.model.hidden = (200, 200)

@@ -8,13 +8,23 @@ from vae_jax.errors import (
     ConfigError,
     DataError,
     DeviceError,
-    FoldError,
-    Mistake,
+    ReportError,
     RunError,
     TrainingError,
+    UserError,
 )
 
-ERRORS = (ConfigError, DataError, RunError, CheckpointError, DeviceError, FoldError, TrainingError, Mistake, OSError)
+ERRORS = (
+    ConfigError,
+    DataError,
+    RunError,
+    CheckpointError,
+    DeviceError,
+    ReportError,
+    TrainingError,
+    UserError,
+    OSError,
+)
 
 
 def raising(error):

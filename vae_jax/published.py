@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vae_jax import console
 from vae_jax.console import Parser, guarded
-from vae_jax.errors import Mistake
+from vae_jax.errors import UserError
 from vae_jax.runs import directory
 
 PUBLISHED = "experiments/reproduce/published.json"
@@ -28,13 +28,13 @@ def main():
 
 
 def read(path, name):
-    """One table of the file: {'source', 'columns', 'q_params'}. Raises Mistake for a name that it does not have."""
+    """One table of the file: {'source', 'columns', 'q_params'}. Raises UserError for a name that it does not have."""
     try:
         tables = json.loads(Path(path).read_text())
     except ValueError as error:
-        raise Mistake(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if name not in tables:
-        raise Mistake(f"--table={name}: {path} has {', '.join(tables)}")
+        raise UserError(f"--table={name}: {path} has {', '.join(tables)}")
     return tables[name]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vae_jax import console
 from vae_jax.console import Parser, guarded
-from vae_jax.errors import ConfigError, Mistake
+from vae_jax.errors import ConfigError, UserError
 from vae_jax.evaluation import bounds, generation
 from vae_jax.evaluation.examples import with_q_params
 from vae_jax.keys import prior_key
@@ -111,9 +111,9 @@ def main(arguments=None):
 
 
 def study(name, runs, out):
-    """Saves the picture of a study. Raises Mistake for what is no .png, and what the study refuses."""
+    """Saves the picture of a study. Raises UserError for what is no .png, and what the study refuses."""
     if out.suffix != ".png":
-        raise Mistake(f"--out={out}: expected FILE.png")
+        raise UserError(f"--out={out}: expected FILE.png")
     figure = STUDIES[name](runs)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 
 from vae_jax import compare, continuity, subjects
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import generation, latent_space
@@ -45,7 +46,7 @@ def small(variant, dim):
     config.model.hidden, config.model.latent_dim, config.train.epochs = (8,), dim, 2
     config.data.num_train, config.train.batch_size, config.eval.max_examples = 60, 20, 40
     config.eval.num_samples, config.eval.train_examples, config.train.log_every = 2, 0, 0
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 @pytest.mark.parametrize("dim", [2, pytest.param(1, marks=pytest.mark.slow)])
@@ -142,7 +143,7 @@ def test_runs_that_cannot_stand_in_one_table_are_refused(tmp_path):
     """Before anything is loaded: run directories with a config and a summary, and no checkpoint."""
 
     def fake(name, complete=True, **changes):
-        config = configs.default()
+        config = configuration.default()
         config.model.latent_dim = 2
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
         info = {"event_shape": [8, 8, 1], "name": "digits", "num_train": 1400}
@@ -201,7 +202,7 @@ def test_the_script_prints_commands_that_exist(name):
         if command[2] == "vae_jax.main":
             path, _, variant = command[3].removeprefix("--config=").partition(":")
             config = configs.from_experiment(ROOT / path, variant)
-            assert configs.validate(config).data.name == name
+            assert configuration.validate(config).data.name == name
             assert command[5:] == ["--config.data.manual_dir=A", "--config.seed=1"]
             trained[command[4].removeprefix("--workdir=")] = config.model.latent_dim
         else:

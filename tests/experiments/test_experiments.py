@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.errors import ConfigError
 from vae_jax.parallel import devices
@@ -61,8 +61,8 @@ def test_the_docstring_says_the_command(path):
 @pytest.mark.parametrize("path, variant", CASES)
 def test_it_is_valid_and_the_same_each_time(path, variant):
     module = load(path)
-    config = configs.validate(module.get_config(variant))
-    assert config == configs.validate(module.get_config(variant))
+    config = configuration.validate(module.get_config(variant))
+    assert config == configuration.validate(module.get_config(variant))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -74,7 +74,7 @@ def test_an_unknown_variant_is_refused(path):
 @pytest.mark.parametrize("path, variant", CASES)
 def test_its_training_step_fits_synthetic_data_of_its_shape(path, variant, monkeypatch):
     """Traced, not compiled: shapes and types go through data, model, objective and optimizer and come back the same."""
-    config = configs.validate(load(path).get_config(variant))
+    config = configuration.validate(load(path).get_config(variant))
     monkeypatch.setattr(datasets, "load", synthetic)
     setup = setups.make_setup(config, 1)
     state = setups.abstract_state(setup)

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as configs
 from vae_jax import published
+from vae_jax.commands import configuration
 from vae_jax.errors import ConfigError
 from vae_jax.runs import directory
 
@@ -36,7 +37,7 @@ def parsed(words):
         flags.DEFINE_string(name, None, "", flag_values=values)
     assert words[:3] == ["python", "-m", "vae_jax.main"] and values(words[2:]) == [words[2]]
     if config.value is not None:
-        configs.validate(config.value)
+        configuration.validate(config.value)
     return config.value, values["workdir"].value, values["mode"].value
 
 
@@ -82,12 +83,12 @@ def test_its_variants_are_valid_and_its_docstring_says_the_command(name):
     variants = str(refused.value).partition("expected one of ")[2].split(", ")
     assert len(variants) == {"iwae": 30, "gaps": 8}[name]
     for variant in ("", *variants):
-        configs.validate(configs.from_experiment(path, variant))
+        configuration.validate(configs.from_experiment(path, variant))
     assert f"python -m vae_jax.main --config=experiments/reproduce/{name}.py:" in path.read_text()
 
 
 def finished(workdir, entry, max_examples=0):
-    config = configs.default()
+    config = configuration.default()
     config.eval.max_examples = max_examples
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(config.to_json())

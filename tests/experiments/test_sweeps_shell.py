@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.runs import directory
 
 ROOT = Path(__file__).parents[2]
@@ -114,9 +115,9 @@ def configured(command):
     flags.pop("workdir")
     for flag, text in flags.items():
         key = flag.removeprefix("config.")
-        kind = type(configs.flat(configs.default())[key])
+        kind = type(configuration.keys()[key])
         config.update_from_flattened_dict({key: kind(text)})
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def test_there_are_sweeps():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import generation
@@ -80,7 +80,7 @@ def test_squared_errors_by_hand():
 
 def test_halves_make_the_image_again():
     """The originals are the test images, and what is given is their upper halves over grey."""
-    config = configs.default()
+    config = configuration.default()
     plain = datasets.load(config.data).test.image[:5] / 16
     config.data.condition = "upper"
     setup = SimpleNamespace(config=config, dataset=datasets.load(config.data))
@@ -102,7 +102,7 @@ def test_halves_make_the_image_again():
     ],
 )
 def test_the_picture_fits_the_condition(condition, event_shape, posterior, expected):
-    config = configs.default()
+    config = configuration.default()
     config.data.condition, config.model.posterior = condition, posterior
     info = SimpleNamespace(event_shape=event_shape)
     setup = SimpleNamespace(config=config, dataset=SimpleNamespace(info=info))

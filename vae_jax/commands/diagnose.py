@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import console
+from vae_jax.commands.configuration import changed
 from vae_jax.commands.evaluate import save
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import summary
@@ -31,7 +32,7 @@ def gaps(workdir, overrides, num_devices=0):
     from vae_jax.plotting import diagnostics as diagnostic_plots  # which needs blackjax
 
     workdir = Path(workdir)
-    setup, params = reopen(workdir, overrides, num_devices)
+    setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_gaps(setup.config, workdir)
     config, spread = setup.config.gaps, devices.spread(setup.mesh)
     console.write(f"gaps of {workdir}: {config.num_examples} test examples")
@@ -55,7 +56,7 @@ def estimators(workdir, overrides, num_devices=0):
     from vae_jax.plotting import diagnostics as diagnostic_plots
 
     workdir = Path(workdir)
-    setup, params = reopen(workdir, overrides, num_devices)
+    setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_estimators(setup.config, workdir)
     config, given = setup.config.estimators, ("image", "index", "condition")
     examples = setups.split_of(setup, "train", config.num_examples)
