@@ -22,8 +22,8 @@ sigma (Rybkin et al., 2021). It is one fixed number so that the ELBOs compare, a
 without end where training images are reproduced exactly.
 """
 
-from vae_jax import config as configs
-from vae_jax.commands import configuration
+from vae_jax.commands.configuration import default
+from vae_jax.config import by_variant
 
 AUTOENCODER = {"model.posterior": "dirac", "objective.name": "autoencoder"}
 LINE = {
@@ -64,8 +64,8 @@ VARIANTS = MODELS | {"quick": {"train.epochs": 20}} | {f"mnist_{name}": MNIST | 
 
 
 def get_config(variant=""):
-    changes = configs.by_variant(variant, VARIANTS)
-    config = configuration.default()
+    changes = by_variant(variant, VARIANTS)
+    config = default()
     config.data.binarization = "none"
     config.model.latent_dim = 2
     config.model.hidden = (128, 128)

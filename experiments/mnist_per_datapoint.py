@@ -8,11 +8,11 @@ at --config.data.binarization=fixed: same decoder, same bound, same steps.
 
 from pathlib import Path
 
-from vae_jax import config as configs
+from vae_jax.config import from_experiment
 
 
 def get_config(variant=""):
-    config = configs.from_experiment(Path(__file__).with_name("mnist.py"), variant)
+    config = from_experiment(Path(__file__).with_name("mnist.py"), variant)
     config.data.binarization = "fixed"
     config.inference.kind = "per_datapoint"
     config.inference.start = "zeros"
