@@ -20,4 +20,4 @@ for layers in L1 L2; do
             --config.seed="${SEED:-0}" --workdir="$RUNS/$layers-$method" "$@"
     done
 done
-finish python -m vae_jax.published --table=iwae_table1 --runs="$RUNS"
+finish python experiments/reproduce/published.py --table=iwae_table1 --runs="$RUNS"
