@@ -44,9 +44,9 @@ class Laplace:
 
 
 def laplace_posterior(config):
-    """Rows that an encoder emits, or a table holds, and what they make."""
+    """The q_params that an encoder emits or a table holds, and the distribution that they make."""
     heads = {"mean": (config.latent_dim,), "log_std": (config.latent_dim,)}
-    return families.Posterior(heads, lambda weights, rows: Laplace(rows["mean"], rows["log_std"]))
+    return families.Posterior(heads, lambda weights, q_params: Laplace(q_params["mean"], q_params["log_std"]))
 
 
 def truncated(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):

@@ -7,6 +7,9 @@ too. Draws what both put below the same upper halves, and prints of both: -log p
 squared error of the mean prediction, and that of the best of ten answers, of which a regressor has but one.
 """
 
+from functools import partial
+
+import jax
 import several_runs
 
 from vae_jax import console
@@ -59,7 +62,7 @@ def numbers(run, setup, params, test):
 
     def each(chunk):
         answers = generation.completions(setup.model, params, chunk, count)
-        return generation.completion_errors(answers, chunk["image"], BEST)
+        return squared_errors(answers, chunk["image"], BEST)
 
     arrays = {name: test[name] for name in ("image", "key", "condition")}
     mean, best = in_chunks(each, arrays, max(1, chunk_images // count), spread)
@@ -68,6 +71,14 @@ def numbers(run, setup, params, test):
         "squared_error": summarize(mean, f"per pixel, mean of {count} draws" if count > 1 else "per pixel"),
         f"squared_error_best_of_{BEST}": summarize(best, "per pixel"),
     }
+
+
+@partial(jax.jit, static_argnums=2)
+def squared_errors(answers, x, best):
+    """Of answers `[B, count, *event]` to x `[B, *event]`: of their average, of the best of the first `best`; `[B]`."""
+    answers, x = answers.reshape(*answers.shape[:2], -1), x.reshape(len(x), 1, -1)
+    error = lambda answers: ((answers - x) ** 2).mean(-1)
+    return error(answers.mean(1, keepdims=True))[:, 0], error(answers[:, :best]).min(1)
 
 
 def draw(setup, params, regressor, regressor_params, test):

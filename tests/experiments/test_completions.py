@@ -57,6 +57,14 @@ def test_the_numbers_are_those_of_the_models(run):
     assert draws["squared_error_best_of_10"]["value"] < draws["squared_error"]["value"]
 
 
+def test_squared_errors_by_hand():
+    """x = (0, 1); answers (0, 0), (1, 1), (0, 1): errors 1/2, 1/2, 0, and of the average (1/3, 2/3) 1/9."""
+    answers, x = np.float32([[[0, 0], [1, 1], [0, 1]]]), np.float32([[0, 1]])
+    for best, expected in ((1, 0.5), (2, 0.5), (3, 0.0)):
+        got = completions.squared_errors(answers, x, best)
+        np.testing.assert_allclose(got, [[1 / 9], [expected]], rtol=1e-6)
+
+
 def test_a_regressor_has_one_nll_and_no_encoder(run):
     """-NLL = ELBO but for the rounding of a logsumexp, KL = 0, in units that name the condition."""
     numbers = directory.read_summary(run("regressor"))["splits"]["test"]
