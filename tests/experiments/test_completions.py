@@ -75,13 +75,17 @@ def test_a_regressor_has_one_nll_and_no_encoder(run):
     assert not jax.tree.leaves(load.load_run(run("regressor")).params["encoder"])
     report = (Path(run("regressor")) / directory.REPORT).read_text()
     assert "nats given the upper half" in report and "The lower half predicted" not in report
-    assert directory.read_summary(run("labels"))["splits"]["test"]["nll"]["unit"] == "nats given the label"
+
+
+@pytest.mark.slow
+def test_nats_given_a_label_say_so(trained):
+    assert directory.read_summary(trained("labels"))["splits"]["test"]["nll"]["unit"] == "nats given the label"
 
 
 @pytest.mark.parametrize(
     "first, second, message",
     [
-        ("labels", "regressor", "draws no completions"),
+        ("vae", "regressor", "draws no completions"),
         ("regressor", "regressor", "draws no completions"),
         ("completion", "completion", "has latent variables"),
         ("completion", "reseeded", "other data, eval.seed = 0 and 1"),

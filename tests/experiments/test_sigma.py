@@ -54,7 +54,7 @@ def test_sigma_of_two_runs(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     "out, kind, message",
     [
-        ("x.png", "labels", "has no one sigma"),
+        ("x.png", "completion", "has no one sigma"),
         ("x.png", "linear_ae", "has no kl of test images"),
         ("x.pdf", "vae", "expected FILE.png"),
     ],
