@@ -50,7 +50,7 @@ def ours():
         examples = {"image": image[:count], "key": split_keys(0, "test", count)}
         examples["q_params"] = examples_module.find_q_params(model, params, examples, config.eval, ONE_DEVICE)
         quiet = lambda done: None
-        bounds.likelihood_numbers(model, params, examples, info.event_shape, config.eval, ONE_DEVICE, quiet)
+        bounds.likelihood_numbers(model, params, examples, config.eval, ONE_DEVICE, quiet)
 
     return run
 

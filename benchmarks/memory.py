@@ -34,7 +34,6 @@ def peak(batch, samples, examples):
     from vae_jax.data import datasets
     from vae_jax.data.order import steps_per_epoch
     from vae_jax.evaluation import bounds
-    from vae_jax.evaluation import examples as examples_module
     from vae_jax.models.model import make_model
     from vae_jax.parallel import devices
     from vae_jax.training import program
@@ -63,9 +62,9 @@ def peak(batch, samples, examples):
     state, _ = jax.block_until_ready(program.make_program(setup)(min(epoch_steps, 20))(hyper, state, arrays))
     steps = resident("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
-    chosen = examples_module.with_q_params(setup, state.params, examples_module.evaluation_examples(setup, "test"))
-    shape, spread = dataset.info.event_shape, devices.ONE_DEVICE
-    bounds.likelihood_numbers(setup.model, state.params, chosen, shape, config.eval, spread, lambda done: None)
+    chosen = setups.run_examples(setup, state.params, "test")
+    spread = devices.ONE_DEVICE
+    bounds.likelihood_numbers(setup.model, state.params, chosen, config.eval, spread, lambda done: None)
     return steps, resident("VmHWM") - before
 
 

@@ -17,7 +17,6 @@ from vae_jax import sweep
 from vae_jax.commands import flags as command
 from vae_jax.errors import DeviceError, RunError
 from vae_jax.parallel import devices
-from vae_jax.reports import gallery
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import many_runs, train
 from vae_jax.training import setup as setups
@@ -67,7 +66,7 @@ GRID = [{"seed": seed, "objective__beta": beta} for seed in (0, 3) for beta in (
 def train_alone(wanted):
     """The same runs by the ordinary way, each on one device, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery, "draw_figures", lambda *_: {})
+        patch.setattr(train, "draw_figures", lambda *_: {})
         for member in wanted:
             train.train(member.config, member.workdir, 1)
     return wanted

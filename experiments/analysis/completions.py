@@ -15,7 +15,7 @@ import several_runs
 from vae_jax import console
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.examples import evaluation_examples, in_chunks, summarize
+from vae_jax.evaluation.examples import in_chunks, summarize
 from vae_jax.parallel import devices
 from vae_jax.plotting import latent_space as latent_plots
 from vae_jax.reports import gallery
@@ -35,7 +35,7 @@ def figure(runs):
     require_comparable(*runs)
     opened = [setups.reopen(run, {}) for run in runs]
     setup = opened[0][0]
-    test = evaluation_examples(setup, "test", setup.config.eval.max_examples)
+    test = setups.split_of(setup, "test", setup.config.eval.max_examples)
     both = {name: numbers(run, *one, test) for name, run, one in zip(("draws", "regressor"), runs, opened, strict=True)}
     console.write(console.table({"splits": both}))
     return draw(*opened[0], *opened[1], test)
@@ -44,7 +44,7 @@ def figure(runs):
 def require_comparable(run, regressor):
     """Raises ConfigError where the two are not what the command line says, or were measured on different data."""
     config = load.read_config(run)
-    if config.data.condition != "upper" or not config.model.latent_dim or not several_runs.has_density(config):
+    if config.data.condition != "upper" or not config.model.latent_dim or not several_runs.model_of(run).has_density:
         raise ConfigError(f"{run} draws no completions: RUN needs config.data.condition = upper and a prior of z")
     if load.read_config(regressor).model.latent_dim:
         raise ConfigError(f"{regressor} has latent variables: REGRESSOR needs config.model.latent_dim = 0")

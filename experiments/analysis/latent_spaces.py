@@ -150,7 +150,7 @@ def require_comparable(runs):
         several_runs.measured(run)
         if config.model.latent_dim not in (1, 2):
             raise ConfigError(f"{run} has latent_dim = {config.model.latent_dim}: 1 and 2 are compared, and drawn")
-        if config.data.condition != "none" or config.model.posterior == "two_layer":
+        if config.data.condition != "none" or several_runs.model_of(run).layered:
             raise ConfigError(f"{run} has a condition or two layers: z must be all that a decoder is given")
         if len(load.read_info(run).event_shape) < 2:
             raise ConfigError(f"{run} was trained on vectors: images are compared")
@@ -164,31 +164,31 @@ def space_of_run(run):
     """(LatentSpace, Images) of a trained run, its data loaded again."""
     setup, params = setups.reopen(run, {})
     config, model, spread = setup.config, setup.model, devices.spread(setup.mesh)
-    train = setups.with_codes(setup, params, "train", 0, run)
-    test = setups.with_codes(setup, params, "test", config.eval.max_examples, run)
+    train = setups.run_examples(setup, params, "train", 0, setups.trained_table(setup, run))
+    test = setups.run_examples(setup, params, "test", config.eval.max_examples)
     means = partial(generation.decode_means, model, params)
     decode = lambda z: in_chunks(means, z, config.eval.chunk_images, spread)
-    space = LatentSpace(Path(run).name, describe(config), train["mean"], test["mean"], decode, None)
+    space = LatentSpace(Path(run).name, describe(config, model), train["mean"], test["mean"], decode, None)
     images = Images(train["image"], test["image"], test.get("label"))
-    if not several_runs.has_density(config):
+    if not model.has_density:
         return space._replace(draws=generation.code_draws(space.train, SAMPLES, SEED)), images
     space = space._replace(
         draws=jax.device_get(sample_prior(model, params, jax.random.key(SEED), SAMPLES))[0],
         prior=True,
-        standard=config.model.prior == "standard_normal",
-        bound=bounds.bound_numbers(model, params, test, setup.dataset.info.event_shape, config.eval, spread),
+        standard=model.standard_normal,
+        bound=bounds.bound_numbers(model, params, test, config.eval, spread),
     )
     return space, images
 
 
-def describe(config):
+def describe(config, model):
     """A run in a few words: its networks, its q and what it ascended."""
-    model, objective = config.model, config.objective
-    widths = "" if model.encoder == "linear" else " " + "-".join(map(str, model.hidden))
+    keys, objective = config.model, config.objective
+    widths = "" if keys.encoder == "linear" else " " + "-".join(map(str, keys.hidden))
     weights = f" {objective.beta:g}, reconstruction {objective.reconstruction:g}" * (objective.name == "beta")
-    weighed = several_runs.has_density(config) and (model.likelihood, model.sigma_mode) == ("normal", "fixed")
-    sigma = f", sigma {model.sigma:g}" * weighed  # against the KL, that is: an autoencoder's does not matter
-    return f"{model.encoder}{widths}, {model.posterior}, {objective.name}{weights}{sigma}"
+    weighed = model.has_density and (keys.likelihood, keys.sigma_mode) == ("normal", "fixed")
+    sigma = f", sigma {keys.sigma:g}" * weighed  # against the KL, that is: an autoencoder's does not matter
+    return f"{keys.encoder}{widths}, {keys.posterior}, {objective.name}{weights}{sigma}"
 
 
 def space_of_pca(images, dim):

@@ -10,7 +10,7 @@ import several_runs
 from vae_jax import console
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds
-from vae_jax.evaluation.examples import evaluation_examples, with_q_params
+from vae_jax.evaluation.examples import with_q_params
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.runs import load
@@ -24,13 +24,14 @@ def main(arguments=None):
 def figure(runs):
     """The picture, columns in the order of latent dimensions; prints each run's estimates from all its draws."""
     for run in runs:
-        require_estimate(run, load.read_config(run))
+        require_estimate(run)
     opened = sorted((setups.reopen(run, {}) for run in runs), key=lambda one: one[0].config.model.latent_dim)
     columns, dims = {}, [setup.config.model.latent_dim for setup, _ in opened]
     for number, (setup, params) in enumerate(opened):
-        config = setup.config.eval
-        examples = with_q_params(setup, params, evaluation_examples(setup, "test", config.curve_examples))
-        weights = bounds.measure(setup.model, params, examples, config, devices.spread(setup.mesh))
+        config, spread = setup.config, devices.spread(setup.mesh)
+        examples = setups.split_of(setup, "test", config.eval.curve_examples)
+        examples = with_q_params(setup.model, params, examples, config, spread)
+        weights = bounds.measure(setup.model, params, examples, config.eval, spread)
         title = f"Z = {dims[number]}" + (f", run {number + 1}" if len(set(dims)) < len(dims) else "")
         columns[title] = bounds.curves(weights)
         for name, entry in bounds.numbers(weights).items():
@@ -38,11 +39,11 @@ def figure(runs):
     return likelihood_plots.estimates(columns)
 
 
-def require_estimate(run, config):
+def require_estimate(run):
     """Raises ConfigError where a run has no p(x), or is asked to estimate it for no image."""
-    if not several_runs.has_density(config):
+    if not several_runs.model_of(run).has_density:
         raise ConfigError(f"{run} is an autoencoder, which has no p(x) to estimate: leave it out")
-    if not config.eval.curve_examples:
+    if not load.read_config(run).eval.curve_examples:
         raise ConfigError(f"config.eval.curve_examples = 0 of {run}: expected a number >= 1")
 
 

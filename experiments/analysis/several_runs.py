@@ -6,6 +6,7 @@ from vae_jax import console
 from vae_jax.config import flat
 from vae_jax.console import Parser, guarded
 from vae_jax.errors import ConfigError
+from vae_jax.models.model import make_model
 from vae_jax.runs import directory, load
 
 ELSEWHERE = ("data.manual_dir", "data.data_dir", "data.streams")  # where the data lie, and how they are batched
@@ -64,6 +65,6 @@ def measured(run, *names):
     return numbers
 
 
-def has_density(config):
-    """Whether q has a density, and so the run an ELBO, a KL and a prior: not so of an autoencoder."""
-    return config.model.posterior != "dirac"
+def model_of(run):
+    """The model of a run without its parameters, to ask what it can do."""
+    return make_model(load.read_config(run), load.read_info(run))

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from vae_jax import console
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.examples import evaluation_examples, with_codes
 from vae_jax.keys import prior_key
 from vae_jax.plotting.images import BLUE, ORANGE, image_grid, plain
 from vae_jax.plotting.likelihood import log_axis
@@ -52,7 +51,7 @@ def measure(run):
         raise ConfigError(f"{run}: images without a condition are needed for pictures of it")
     learned = config.model.sigma_mode != "fixed"
     value = math.exp(float(params["likelihood"]["log_sigma"])) if learned else config.model.sigma
-    test = with_codes(setup, params, evaluation_examples(setup, "test", SHOWN))
+    test = setups.run_examples(setup, params, "test", SHOWN)
     return {
         "name": f"σ = {value:.3g}" + (f", {config.model.sigma_mode}" if learned else ""),
         "sigma": value,

@@ -13,13 +13,12 @@ from vae_jax import config as configs
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds
-from vae_jax.evaluation.examples import evaluation_examples, with_q_params
+from vae_jax.evaluation.examples import with_entries
 from vae_jax.keys import Use, example_keys, seed_keys
 from vae_jax.models.model import make_model
 from vae_jax.objectives import regularized
 from vae_jax.objectives.elbo import elbo_fn
 from vae_jax.parallel import devices
-from vae_jax.reports import gallery
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import program as program_module
 from vae_jax.training import setup as setups
@@ -310,7 +309,7 @@ def run(request, root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setups, "make_setup", lambda config, devices: setup)
         patch.setattr(program_module, "make_program", lambda setup: program)
-        patch.setattr(gallery, "draw_figures", lambda *args: {})
+        patch.setattr(train, "draw_figures", lambda *args: {})
         summary = train.train(config, whole, 2)
         patch.setattr(checkpoint, "save", save_or_die)
         with pytest.raises(Killed):
@@ -363,13 +362,13 @@ def test_train_is_measured_with_the_trained_rows(run):
     setup, workdir, summary, _, _ = run
     if setup.config.inference.kind != "per_datapoint":
         pytest.skip("no table")
-    state, examples = last_state(setup, workdir), evaluation_examples(setup, "train", 160)
-    found = with_q_params(setup, state.params, examples, state.table)
+    state, examples = last_state(setup, workdir), setups.split_of(setup, "train", 160)
+    found = with_entries(examples, state.table, setup.dataset.info.num_train, configs.num_streams(setup.config))
     for name in NAMES:
         by_example = streams.from_slots(state.table.q_params[name], 160, 8)
         np.testing.assert_array_equal(found["q_params"][name], by_example)
     measure = lambda examples: bounds.bound_numbers(
-        setup.model, state.params, examples, (8, 8, 1), setup.config.eval, devices.spread(setup.mesh)
+        setup.model, state.params, examples, setup.config.eval, devices.spread(setup.mesh)
     )["elbo"]["value"]
     assert measure(found) == summary["splits"]["train"]["elbo"]["value"]
     fresh = {name: np.zeros_like(rows) for name, rows in found["q_params"].items()}

@@ -296,9 +296,7 @@ def measured():
     rows = find_q_params(model, params, made, SimpleNamespace(chunk_images=10), devices.ONE_DEVICE)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), rows, model.encode(params, x))
     made["q_params"], made["mean"] = rows, rows["mean"]
-    measure = lambda: summary.all_numbers(
-        model, params, made, (8, 8, 1), config.eval, devices.ONE_DEVICE, lambda done: None
-    )
+    measure = lambda: summary.measure_all(model, params, made, config, devices.ONE_DEVICE, shown=False)
     return measure(), measure(), made
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.evaluation.examples import evaluation_examples
 from vae_jax.runs import directory, load
 from vae_jax.training import setup as setups
 
@@ -46,7 +45,7 @@ def test_the_numbers_are_those_of_the_models(run):
     runs = run("completion"), run("regressor")
     loaded = load.load_run(runs[1])
     setup = setups.make_setup(loaded.config, 1)
-    test = evaluation_examples(setup, "test", TEST)
+    test = setups.split_of(setup, "test", TEST)
     draws, regressor = (completions.numbers(path, *setups.reopen(path, {}), test) for path in runs)
     for found, path in zip((draws, regressor), runs, strict=True):
         assert found["nll"] == directory.read_summary(path)["splits"]["test"]["nll"]

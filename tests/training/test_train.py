@@ -12,8 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from vae_jax import config as configs
 from vae_jax import console
 from vae_jax.errors import TrainingError
-from vae_jax.evaluation import summary as summary_module
-from vae_jax.reports import gallery, page
+from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import optimizer, train
 from vae_jax.training import setup as setups
@@ -136,9 +135,11 @@ def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(fit_only, tmp
 
 def test_a_changeable_key_measures_the_same_parameters_anew(tmp_path, monkeypatch):
     """A finished run with another eval.num_samples trains no further; one test record stays, the change is on file."""
-    measured = lambda setup, *_: {"nll": {"value": 1.0, "num_samples": setup.config.eval.num_samples}}
-    monkeypatch.setattr(summary_module, "measure_all", measured)
-    monkeypatch.setattr(gallery, "draw_figures", lambda *_: {})
+    measured = lambda model, params, examples, config, *_: {
+        "nll": {"value": 1.0, "num_samples": config.eval.num_samples}
+    }
+    monkeypatch.setattr(train, "measure_all", measured)
+    monkeypatch.setattr(train, "draw_figures", lambda *_: {})
     workdir = tmp_path / "run"
     train.train(small(**SGD), workdir, 1)
     before = params_at(workdir), directory.read_metrics(workdir)
@@ -210,8 +211,8 @@ def valid_elbos(workdir):
 def test_the_best_average_on_valid_is_what_is_measured(tmp_path, monkeypatch):
     """Adam on 100 images overfits: the best valid ELBO lies before the end; its averaged parameters are reported."""
     workdir = tmp_path / "run"
-    monkeypatch.setattr(summary_module, "measure_all", lambda *_: {})
-    monkeypatch.setattr(gallery, "draw_figures", lambda *_: {})
+    monkeypatch.setattr(train, "measure_all", lambda *_: {})
+    monkeypatch.setattr(train, "draw_figures", lambda *_: {})
     monkeypatch.setattr(page, "write_report", lambda *_: None)
     overfitting = {"data__num_train": 100, "model__hidden": (64,), "optimizer__learning_rate": 3e-2}
     cadence = {"train__epochs": 120, "train__eval_every": 10, "train__checkpoint_every": 50, "train__log_every": 10}

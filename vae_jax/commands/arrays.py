@@ -16,7 +16,7 @@ import numpy as np
 
 from vae_jax import console
 from vae_jax.errors import DataError, one_line
-from vae_jax.evaluation.examples import found_q_params, latent_means, prepared
+from vae_jax.evaluation.examples import prepared, with_means, with_q_params
 from vae_jax.keys import Use, fold, split_keys
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel import devices
@@ -61,11 +61,10 @@ def encode(loaded, given):
     examples = {"image": prepared(prepare, image, keys), "key": keys}
     if loaded.info.condition_shape:
         examples["condition"] = conditions(loaded, len(image), given)
-    q_params = found_q_params(loaded.config, loaded.model, loaded.params, examples, devices.ONE_DEVICE)
-    mean = latent_means(loaded.model, loaded.params, {**examples, "q_params": q_params}, devices.ONE_DEVICE)
-    return {f"q_{name}": values for name, values in q_params.items()} | (
-        mean if isinstance(mean, dict) else {"mean": mean}
-    )
+    examples = with_q_params(loaded.model, loaded.params, examples, loaded.config, devices.ONE_DEVICE)
+    examples = with_means(loaded.model, loaded.params, examples, devices.ONE_DEVICE)
+    mean, found = examples["mean"], {f"q_{name}": values for name, values in examples["q_params"].items()}
+    return found | (mean if isinstance(mean, dict) else {"mean": mean})
 
 
 def wanted(given, name, shape):

@@ -10,11 +10,12 @@ from vae_jax import console
 from vae_jax.commands.evaluate import save
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import summary
-from vae_jax.evaluation.examples import evaluation_examples, with_q_params
+from vae_jax.evaluation.examples import with_q_params
 from vae_jax.models import inference
 from vae_jax.models.families import DRAWS_ONLY
 from vae_jax.parallel import devices
 from vae_jax.runs import directory
+from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
 NO_GAPS = {
@@ -34,14 +35,14 @@ def gaps(workdir, overrides, num_devices=0):
     require_gaps(setup.config, workdir)
     config, spread = setup.config.gaps, devices.spread(setup.mesh)
     console.write(f"gaps of {workdir}: {config.num_examples} test examples")
-    examples = evaluation_examples(setup, "test", config.num_examples)
-    examples = with_q_params(setup, params, examples)
+    examples = setups.split_of(setup, "test", config.num_examples)
+    examples = with_q_params(setup.model, params, examples, setup.config, spread)
     numbers, values = gaps.measure_gaps(setup.model, params, examples, config, spread, Stages())
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
     draws_only = setup.config.model.posterior in DRAWS_ONLY
     if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint" and not draws_only:
         pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
-    numbers = summary.name_condition(setup, numbers)
+    numbers = summary.name_condition(numbers, examples, setup.config)
     np.savez(workdir / "gaps.npz", **values)
     save(workdir, "gaps", numbers, pictures)
     console.write(table(numbers))
@@ -57,7 +58,7 @@ def estimators(workdir, overrides, num_devices=0):
     setup, params = reopen(workdir, overrides, num_devices)
     require_estimators(setup.config, workdir)
     config, given = setup.config.estimators, ("image", "index", "condition")
-    examples = evaluation_examples(setup, "train", config.num_examples)
+    examples = setups.split_of(setup, "train", config.num_examples)
     batch = {name: jnp.asarray(array) for name, array in examples.items() if name in given}
     draws = gradient_noise.GROUPS * gradient_noise.per_group(config)
     console.write(f"estimators of {workdir}: {draws} gradients each, of {len(batch['index'])} training examples")

@@ -7,24 +7,24 @@ import numpy as np
 from vae_jax import console
 from vae_jax.config import default
 from vae_jax.evaluation import latent_space
-from vae_jax.evaluation.summary import measure
+from vae_jax.evaluation.summary import measure_further
+from vae_jax.parallel import devices
 from vae_jax.reports import gallery, page
 from vae_jax.reports.gallery import in_bits, off_manifold
 from vae_jax.runs import directory
 from vae_jax.training import setup as setups
-from vae_jax.training.setup import reopen, with_codes
-
-CODES = 10_000  # training images among which neighbours are looked for, and from which probes learn
+from vae_jax.training.setup import reopen
 
 
 def examine(setup, params, workdir):
     """Measures train and test and draws; returns ({split: numbers}, {name: (Figure, caption)})."""
-    limit, numbers = setup.config.eval.train_examples, {}
+    limit, numbers, table = setup.config.eval.train_examples, {}, setups.trained_table(setup, workdir)
+    measure = lambda examples: measure_further(setup.model, params, examples, setup.config, devices.spread(setup.mesh))
     if limit:  # by themselves, as at the run's end: in other chunks a matrix product rounds otherwise
-        numbers["train"] = measure(setup, params, with_codes(setup, params, "train", limit, workdir))
-    test = with_codes(setup, params, "test", setup.config.eval.max_examples, workdir)
-    codes = with_codes(setup, params, "train", CODES, workdir)
-    numbers["test"] = measure(setup, params, test)
+        numbers["train"] = measure(setups.run_examples(setup, params, "train", limit, table))
+    test = setups.run_examples(setup, params, "test", setup.config.eval.max_examples)
+    codes = setups.run_examples(setup, params, "train", setups.CODES, table)
+    numbers["test"] = measure(test)
     if isinstance(test["mean"], np.ndarray) and test["mean"].size and "label" in test:
         numbers["test"] |= latent_space.accuracies(codes["mean"], codes["label"], test["mean"], test["label"])
     likelihoods, drawn = in_bits(setup, params, test)
@@ -53,8 +53,8 @@ def draw_run(workdir):
         0 if config.model.latent_dim == 2 else max(gallery.PAIRS, config.figures.count)
     )  # the scatter shows them all
     limit = min(filter(None, (shown, config.eval.max_examples)), default=0)
-    examples = setups.with_codes(setup, params, "test", limit, workdir)
-    codes = gallery.training_codes(setup, params, setups.trained_table(setup, workdir))
+    examples = setups.run_examples(setup, params, "test", limit)
+    codes = setups.training_codes(setup, params, setups.trained_table(setup, workdir))
     captions = gallery.draw_figures(setup, workdir, params, examples, directory.read_metrics(workdir), codes)
     directory.write_summary(workdir, directory.read_summary(workdir) | {"figures": captions})
     page.write_report(workdir, default().to_dict())

@@ -64,17 +64,17 @@ def importance_log_px(model, params, chunk, num_samples, samples_at_once):
 TERMS = ("elbo", "log_likelihood", "kl")
 
 
-def bound_numbers(model, params, examples, event_shape, config, spread):
+def bound_numbers(model, params, examples, config, spread):
     """ELBO and its terms over examples that have 'q_params': {name: {value, stderr, unit}}."""
     function = lambda chunk: elbo_terms(model, params, chunk, config.elbo_samples)
     terms = in_chunks(function, examples, config.chunk_images, spread)
     numbers = {name: summarize(terms[name]) for name in TERMS if name in terms}
     if "elbo" in terms:
-        numbers["elbo_bits_per_dim"] = summarize(bits_per_dim(terms["elbo"], event_shape), "bits/dim")
+        numbers["elbo_bits_per_dim"] = summarize(bits_per_dim(terms["elbo"], examples["image"].shape[1:]), "bits/dim")
     return numbers
 
 
-def likelihood_numbers(model, params, examples, event_shape, config, spread, progress):
+def likelihood_numbers(model, params, examples, config, spread, progress):
     """NLL = -log p(x) from K = num_samples draws, its effective sample size, and the same in bits per dimension."""
     samples_at_once = min(SAMPLES_AT_ONCE, config.num_samples)
     function = lambda chunk: importance_log_px(model, params, chunk, config.num_samples, samples_at_once)
@@ -83,7 +83,7 @@ def likelihood_numbers(model, params, examples, event_shape, config, spread, pro
     nll = -estimate["log_px"]
     return {
         "nll": {**summarize(nll), "num_samples": config.num_samples},
-        "nll_bits_per_dim": summarize(bits_per_dim(nll, event_shape), "bits/dim"),
+        "nll_bits_per_dim": summarize(bits_per_dim(nll, examples["image"].shape[1:]), "bits/dim"),
         "effective_samples": summarize(estimate["effective_samples"], f"of {config.num_samples}"),
     }
 

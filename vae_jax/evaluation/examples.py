@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import numpy as np
 
-from vae_jax.config import num_streams
 from vae_jax.data import order as streams
 from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.flows import DRAWS_ONLY
@@ -18,19 +17,14 @@ from vae_jax.parallel import devices
 from vae_jax.parallel.devices import ONE_DEVICE, fetch
 
 
-def evaluation_params(state):
-    """The parameters to measure: their average where one is kept."""
-    return state.ema if state.ema != () else state.params
-
-
-def evaluation_examples(setup, split_name, limit=0):
-    """A split as a dict of arrays [N, ...] with a key for each example; binarized by the evaluation's seed."""
-    split = getattr(setup.dataset, split_name)
-    count = min(limit or len(split.image), len(split.image))
-    keys = split_keys(setup.config.eval.seed, split_name, count)
-    image = prepared(setup.prepare, split.image[:count], keys)
-    arrays = {"label": split.label, "condition": split.condition}
-    examples = {name: array[:count] for name, array in arrays.items() if array is not None}
+def split_examples(dataset, split, prepare, seed, limit=0):
+    """A split as a dict of arrays [N, ...] with a key for each example, binarized by the evaluation's seed."""
+    arrays = getattr(dataset, split)
+    count = min(limit or len(arrays.image), len(arrays.image))
+    keys = split_keys(seed, split, count)
+    given = {"label": arrays.label, "condition": arrays.condition}
+    examples = {name: array[:count] for name, array in given.items() if array is not None}
+    image = prepared(prepare, arrays.image[:count], keys)
     return {**examples, "image": image, "key": keys, "index": np.arange(count)}
 
 
@@ -40,28 +34,27 @@ def prepared(prepare, image, keys):
     return in_chunks(binarize, {"image": image, "key": keys}, 2500)
 
 
-def with_q_params(setup, params, examples, table=()):
-    """The examples with q_params: from the `table` if given, otherwise as the run's inference finds them."""
-    config = setup.config
-    if table != ():
-        where = streams.slot_of(examples["index"], setup.dataset.info.num_train, num_streams(config))
-        q_params = devices.fetch(jax.tree.map(lambda column: column[where], table.q_params))
-    else:
-        q_params = found_q_params(config, setup.model, params, examples, devices.spread(setup.mesh))
-    return {**examples, "q_params": q_params}
+def with_q_params(model, params, examples, config, spread):
+    """The examples with q_params: fitted to each where the model has no encoder, otherwise as its inference finds them.
 
-
-def found_q_params(config, model, params, examples, spread):
-    """The q_params of q: fitted to each example where the run has no encoder, otherwise as its inference finds them."""
+    config: of the run; its groups `inference`, `fit` and `eval` are read.
+    """
     if has_table(config):
-        return fit_examples(model, params, examples, config.fit, config.eval.chunk_images, spread)
-    return find_q_params(model, params, examples, config.eval, spread)
+        found = fit_examples(model, params, examples, config.fit, config.eval.chunk_images, spread)
+    else:
+        found = find_q_params(model, params, examples, config.eval, spread)
+    return {**examples, "q_params": found}
 
 
-def with_codes(setup, params, examples, table=()):
-    """`with_q_params`, and the mean of q(z|x) of every example."""
-    examples = with_q_params(setup, params, examples, table)
-    return {**examples, "mean": latent_means(setup.model, params, examples, devices.spread(setup.mesh))}
+def with_entries(examples, table, num_examples, num_streams):
+    """The training examples with q_params from the `table` of their run."""
+    slots = streams.slot_of(examples["index"], num_examples, num_streams)
+    return {**examples, "q_params": devices.fetch(jax.tree.map(lambda column: column[slots], table.q_params))}
+
+
+def with_means(model, params, examples, spread):
+    """Examples that have q_params with the mean of q(z|x) too."""
+    return {**examples, "mean": latent_means(model, params, examples, spread)}
 
 
 def bits_per_dim(nats, event_shape):

@@ -155,7 +155,7 @@ def accuracies(train_mean, train_label, test_mean, test_label):
 
 
 def further_numbers(model, params, examples, config, spread):
-    """What `evaluate.all_numbers` does not measure of a split whose examples have q_params and means of q."""
+    """What `summary.measure_all` does not measure of a split whose examples have q_params and means of q."""
     kl = mean_kl(model, params, examples, config, spread)
     if kl is None or not len(kl):
         return {}

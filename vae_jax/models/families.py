@@ -31,12 +31,16 @@ class Posterior(NamedTuple):
     heads: dict  # name -> shape of one of q_params
     make: Callable  # (weights, q_params) -> q
     init: Callable = lambda key: {}  # key -> weights that all examples share
+    has_density: bool = True  # False: a point mass, whose bound is minus infinity
+    density_anywhere: bool = True  # False: known at its own draws only
+    layered: bool = False  # z is a dict of arrays, one for each layer
 
 
 class Prior(NamedTuple):
     make: Callable  # (weights, condition, encode) -> p(z); encode: x -> q_params
     init: Callable = lambda key, x_init, condition: {}
     conditional: bool = False  # one p for each example: a batch shape of [B]
+    standard_normal: bool = False
 
 
 class Likelihood(NamedTuple):
@@ -83,18 +87,18 @@ def planar_posterior(config):
         return flows.PlanarFlow(q_params["mean"], q_params["log_std"], {name: q_params[name] for name in "wvb"})
 
     layers = (config.flow_layers, config.latent_dim)
-    return Posterior(gaussian_heads(config) | {"w": layers, "v": layers, "b": layers[:1]}, make)
+    heads = gaussian_heads(config) | {"w": layers, "v": layers, "b": layers[:1]}
+    return Posterior(heads, make, density_anywhere=False)
 
 
-def shared_flow(family, init):
+def shared_flow(family, init, density_anywhere=True):
     """A flow whose network all examples share; what it sees of each is its own context."""
 
     def posterior(config):
         make = lambda weights, q_params: family(q_params["mean"], q_params["log_std"], q_params["context"], weights)
         size = (config.latent_dim, config.flow_layers, config.flow_width, config.flow_context)
-        return Posterior(
-            gaussian_heads(config) | {"context": (config.flow_context,)}, make, lambda key: init(key, *size)
-        )
+        heads = gaussian_heads(config) | {"context": (config.flow_context,)}
+        return Posterior(heads, make, lambda key: init(key, *size), density_anywhere=density_anywhere)
 
     return posterior
 
@@ -109,7 +113,7 @@ def two_layer_posterior(config):
         )
 
     init = lambda key: upper.init(key, jnp.zeros((1, config.latent_dim)))
-    return Posterior(gaussian_heads(config), make, init)
+    return Posterior(gaussian_heads(config), make, init, layered=True)
 
 
 def upper_network(config, widths, outputs):
@@ -119,7 +123,8 @@ def upper_network(config, widths, outputs):
 
 
 def dirac_posterior(config):
-    return Posterior({"mean": (config.latent_dim,)}, lambda weights, q_params: gaussians.Dirac(q_params["mean"]))
+    make = lambda weights, q_params: gaussians.Dirac(q_params["mean"])
+    return Posterior({"mean": (config.latent_dim,)}, make, has_density=False)
 
 
 POSTERIORS = {
@@ -128,7 +133,7 @@ POSTERIORS = {
     "low_rank": low_rank_posterior,
     "planar": planar_posterior,
     "coupling": shared_flow(flows.CouplingFlow, flows.init_coupling),
-    "iaf": shared_flow(flows.InverseAutoregressiveFlow, flows.init_autoregressive),
+    "iaf": shared_flow(flows.InverseAutoregressiveFlow, flows.init_autoregressive, density_anywhere=False),
     "two_layer": two_layer_posterior,
     "dirac": dirac_posterior,
 }
@@ -140,7 +145,7 @@ DRAWS_ONLY = ("planar", "iaf")  # those with a density at their own draws only: 
 
 
 def standard_normal_prior(config):
-    return Prior(lambda weights, condition, encode: StandardNormal((config.latent_dim,)))
+    return Prior(lambda weights, condition, encode: StandardNormal((config.latent_dim,)), standard_normal=True)
 
 
 def mixture_prior(config):

@@ -26,7 +26,13 @@ class Model(NamedTuple):
     encode: Callable  # (params, x [B, *event], condition=None) -> q_params
     decode: Callable  # (params, z [K, B, Z], condition=None) -> p(x|z)
     prior: Callable  # (params, condition=None) -> p(z)
+    latent_dim: int = 0  # Z; of a two-layer model that of z1; 0: no z, p(x|c) is the decoder of a condition
+    has_density: bool = True  # whether q has a density; without one there is no bound, no KL and no NLL
+    density_anywhere: bool = True  # whether q's density is known at any z, not at its own draws only
+    layered: bool = False  # whether z is a dict of arrays, one for each layer
+    has_encoder: bool = True  # whether q of a new x comes from an encoder; otherwise it is fitted
     conditional: bool = False  # whether the prior is one for each condition, with a batch shape [B]
+    standard_normal: bool = False  # whether the prior is N(0, I)
     closed_form_update: Callable = lambda params, old, gradient: (
         params
     )  # parameters after a step that have a rule of their own
@@ -89,7 +95,11 @@ def make_model(config, info, precision="float32"):
         encode=encode,
         decode=decode,
         prior=make_prior,
+        latent_dim=config.model.latent_dim,
+        **{name: getattr(posterior, name) for name in ("has_density", "density_anywhere", "layered")},
+        has_encoder=config.inference.kind != "per_datapoint",
         conditional=prior.conditional,
+        standard_normal=prior.standard_normal,
         closed_form_update=partial(closed_form_update, likelihood),
     )
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from vae_jax.data import preprocess
 from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
-from vae_jax.evaluation import examples as examples_module
-from vae_jax.evaluation.examples import evaluation_examples, in_chunks, summarize, with_codes
+from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
 from vae_jax.evaluation.generation import completions, label_means
 from vae_jax.keys import prior_key
 from vae_jax.parallel import devices
@@ -144,7 +143,9 @@ def off_manifold(setup, params, test):
     some = {name: array[:UNLIKE] for name, array in test.items() if name in ("image", "key", "condition")}
     kinds, errors = {}, {}
     for name, images in out_of_distribution.probes(some["image"], setup.config.eval.seed).items():
-        examples = examples_module.with_codes(setup, params, some | {"image": images})
+        examples = some | {"image": images}
+        examples = with_q_params(setup.model, params, examples, setup.config, devices.spread(setup.mesh))
+        examples = with_means(setup.model, params, examples, devices.spread(setup.mesh))
         means = np.asarray(generation.reconstruct(setup.model, params, examples))
         kinds[name], errors[name] = (images, means), ((images - means) ** 2).reshape(len(images), -1).mean(-1)
     all_errors = generation.squared_error(setup.model, params, test, setup.config.eval, devices.spread(setup.mesh))
@@ -235,7 +236,6 @@ def posterior(setup, params, test):
     return drawn if kl is None else drawn | {"kl": (latent_plots.kl_bars(kl), "Where the rate goes.")}
 
 
-CODES = 10_000  # of an autoencoder, to which a mixture is fitted for its samples
 PAIRS = 20  # images beside their reconstructions
 
 
@@ -261,13 +261,6 @@ def draw_figures(setup, workdir, params, examples, records, codes):
     for name, (figure, _) in drawn.items():
         directory.save_figure(workdir, name, figure)
     return {name: caption for name, (_, caption) in drawn.items()}
-
-
-def training_codes(setup, params, local):
-    """The codes of CODES training images, `[N, Z]`, of an autoencoder, whose samples are made from them; else None."""
-    if setup.config.model.posterior != "dirac":
-        return None
-    return with_codes(setup, params, evaluation_examples(setup, "train", CODES), local)["mean"]
 
 
 def latent_picture(config, examples):

@@ -21,7 +21,6 @@ import numpy as np
 from vae_jax import console
 from vae_jax.config import CHANGEABLE, default
 from vae_jax.errors import DeviceError, TrainingError
-from vae_jax.evaluation.examples import evaluation_examples
 from vae_jax.parallel import devices
 from vae_jax.parallel import devices as devices_module
 from vae_jax.reports import page
@@ -145,7 +144,7 @@ def make_programs(members, options):
         many = jax.tree.map(stacked, (hyper, state))
         return program(num_steps).lower(many[0], many[1]._replace(step=step), data).compile()
 
-    return Programs(setup, mesh, init, cache(compiled), data, evaluation_examples(setup, "valid"))
+    return Programs(setup, mesh, init, cache(compiled), data, setups.split_of(setup, "valid"))
 
 
 def wave_size(programs, count, memory):

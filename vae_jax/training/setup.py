@@ -10,8 +10,7 @@ from vae_jax.config import CHANGEABLE, default, in_groups, num_streams, validate
 from vae_jax.data import datasets, preprocess
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
-from vae_jax.evaluation import examples
-from vae_jax.evaluation.examples import evaluation_examples, in_chunks
+from vae_jax.evaluation.examples import in_chunks, split_examples, with_entries, with_means, with_q_params
 from vae_jax.keys import seed_keys
 from vae_jax.models import inference
 from vae_jax.models.inference import has_table
@@ -23,6 +22,7 @@ from vae_jax.runs.load import CHECKPOINTS, load_run
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
 
+CODES = 10_000  # training images of which an autoencoder's codes are taken
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
 
 
@@ -190,10 +190,26 @@ def reopen(workdir, overrides, num_devices=0):
     return setup._replace(model=loaded.model), devices.put_replicated(setup.mesh, loaded.params)
 
 
-def with_codes(setup, params, split, limit, workdir):
-    """Examples of a split with q_params and means of q: of training images those of the run's table, if it has one."""
-    table = trained_table(setup, workdir) if split == "train" else ()
-    return examples.with_codes(setup, params, evaluation_examples(setup, split, limit), table)
+def run_examples(setup, params, split, limit=0, table=()):
+    """Examples of a split with q_params, from the run's `table` if it is given, and the mean of q(z|x) of each."""
+    examples, spread = split_of(setup, split, limit), devices.spread(setup.mesh)
+    if table != ():
+        examples = with_entries(examples, table, setup.dataset.info.num_train, num_streams(setup.config))
+    else:
+        examples = with_q_params(setup.model, params, examples, setup.config, spread)
+    return with_means(setup.model, params, examples, spread)
+
+
+def split_of(setup, split, limit=0):
+    """The first `limit` examples of a split, 0 for all, as evaluation takes them."""
+    return split_examples(setup.dataset, split, setup.prepare, setup.config.eval.seed, limit)
+
+
+def training_codes(setup, params, table):
+    """E_q[z|x] `[N, Z]` of training images, of an autoencoder, whose samples are made from them; else None."""
+    if setup.config.model.posterior != "dirac":
+        return None
+    return run_examples(setup, params, "train", CODES, table)["mean"]
 
 
 def trained_table(setup, workdir):

@@ -160,3 +160,8 @@ def average(state, params, decay):
         return state.ema
     decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
+
+
+def evaluation_params(state):
+    """The parameters to measure: their average where one is kept."""
+    return state.ema if state.ema != () else state.params

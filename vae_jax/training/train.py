@@ -12,15 +12,16 @@ from vae_jax import console
 from vae_jax.config import CHANGEABLE, default
 from vae_jax.errors import TrainingError
 from vae_jax.evaluation import bounds
-from vae_jax.evaluation.examples import evaluation_examples, evaluation_params, with_codes
+from vae_jax.evaluation.examples import with_q_params
 from vae_jax.evaluation.summary import measure_all, measure_bound
 from vae_jax.models import networks
 from vae_jax.parallel import devices, processes
 from vae_jax.reports import page
-from vae_jax.reports.gallery import draw_figures, training_codes
+from vae_jax.reports.gallery import draw_figures
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
 from vae_jax.training.program import make_advance, stays_on_host
+from vae_jax.training.step import evaluation_params
 
 
 def train(config, workdir, num_devices=0):
@@ -115,7 +116,7 @@ def fit(setup, workdir, state, log):
     """Trains from `state` to the last step, logging, evaluating and saving at multiples of their cadences."""
     train, epoch_steps = setup.config.train, setup.epoch_steps
     hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(setup.config))
-    examples = evaluation_examples(setup, "valid")
+    examples = setups.split_of(setup, "valid")
     window, done = setups.log_window(setup), int(state.step)
     advance = make_advance(setup, done, processes.agreed(lambda: stays_on_host(setup)))
     progress = console.Progress("training", setup.num_steps, done)
@@ -163,7 +164,7 @@ def log_training(setup, metrics, done, seconds, log, progress):
 
 def evaluate_valid(setup, workdir, state, examples, log, progress):
     """The bound on valid: a record, a line, and a checkpoint if it is the best so far; returns it."""
-    numbers = measure_bound(setup, evaluation_params(state), examples)
+    numbers = bound_on(setup, evaluation_params(state), examples)
     judge = "elbo" if "elbo" in numbers else "log_likelihood"  # an autoencoder is chosen by its reconstruction
     done, value = int(state.step), numbers[judge]["value"]
     earlier = lambda: [record[judge] for record in directory.read_metrics(workdir) if record["split"] == "valid"]
@@ -176,6 +177,13 @@ def evaluate_valid(setup, workdir, state, examples, log, progress):
     return value
 
 
+def bound_on(setup, params, examples):
+    """The bound over examples, with q as the run's inference finds it."""
+    spread = devices.spread(setup.mesh)
+    examples = with_q_params(setup.model, params, examples, setup.config, spread)
+    return measure_bound(setup.model, params, examples, setup.config, spread)
+
+
 def finish(setup, workdir, state, log, shown=True):
     """The selected parameters measured on valid and test; returns what `conclude` makes of that.
 
@@ -185,14 +193,15 @@ def finish(setup, workdir, state, log, shown=True):
     if config.train.select == "best":
         state = checkpoint.restore(workdir / load.BEST, state)
     params = evaluation_params(state)
-    splits = {"valid": measure_bound(setup, params, evaluation_examples(setup, "valid"))}
+    rest = (config, devices.spread(setup.mesh), shown)
+    splits = {"valid": bound_on(setup, params, setups.split_of(setup, "valid"))}
     if config.eval.train_examples:
-        train = evaluation_examples(setup, "train", config.eval.train_examples)
-        splits["train"] = measure_all(setup, params, with_codes(setup, params, train, state.table), shown)
-    test = with_codes(setup, params, evaluation_examples(setup, "test", config.eval.max_examples))
-    splits["test"] = measure_all(setup, params, test, shown)
+        train = setups.run_examples(setup, params, "train", config.eval.train_examples, state.table)
+        splits["train"] = measure_all(setup.model, params, train, *rest)
+    test = setups.run_examples(setup, params, "test", config.eval.max_examples)
+    splits["test"] = measure_all(setup.model, params, test, *rest)
     log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
-    codes = training_codes(setup, params, state.table) if shown else None
+    codes = setups.training_codes(setup, params, state.table) if shown else None
     done, params = int(state.step), devices.to_host(params)
     return processes.on_first(lambda: conclude(setup, workdir, done, params, splits, test, codes, shown))
 
