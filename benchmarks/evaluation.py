@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py                                  # needs pip install -e '.[bench]'
     python benchmarks/evaluation.py --only=ours,products             # without PyTorch
 
-A round of `ours` estimates log p(x) of so many images through `evaluate.likelihood_numbers`, as the end of a run does;
+A round of `ours` estimates log p(x) of so many images through `bounds.likelihood_numbers`, as the end of a run does;
 `products` decodes as many z by its matrix products alone, in blocks of the same size; pythae's model has networks of
 the same widths. Times are for one image; what 10,000 images take is 10,000 times that. Memory: the peak of the
 resident set of a process of its own while it estimates, above what it was before.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from networks import NETWORKS, binary_images, decoding_flop, shapes
-from rows import resident
+from per_datapoint import resident
 from side_by_side import Contender, deliver, ratio, serve, take_turns
 
 from vae_jax.keys import split_keys

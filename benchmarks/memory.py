@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from networks import NETWORKS, binary_images
-from rows import resident
+from per_datapoint import resident
 from side_by_side import deliver
 
 START = {"batch": 128, "samples": 1, "examples": 10_000}

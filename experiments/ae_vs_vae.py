@@ -3,7 +3,7 @@
     python -m vae_jax.main --config=experiments/ae_vs_vae.py
     bash experiments/ae_vs_vae.sh
 
-The first trains the VAE; the second trains every variant, adds PCA and compares them, as `vae_jax/compare.py` says.
+The first trains the VAE; the second trains every variant and compares them with PCA, by `analysis/latent_spaces.py`.
 Two numbers code an image:
 
     linear_ae, deep_ae        a point mass for q, the reconstruction alone: without hidden layers, and with

@@ -2,7 +2,8 @@
 
     python -m vae_jax.main --config=experiments/mnist_completion.py
     python -m vae_jax.main --config=experiments/mnist_completion.py:regressor
-    python -m vae_jax.completions --out=completions.png runs/mnist_completion runs/mnist_completion-regressor
+    python experiments/analysis/completions.py --out=completions.png \
+        runs/mnist_completion runs/mnist_completion-regressor
 
 After Sohn et al. (2015). The regressor is the same model without z: p(x|c) is the decoder of the upper half, so its
 bound is log p(x|c) itself and one sample measures it. NLLs are nats of the lower half. Network, optimizer and epochs

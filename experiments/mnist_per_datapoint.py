@@ -2,8 +2,8 @@
 
     python -m vae_jax.main --config=experiments/mnist_per_datapoint.py
 
-Images are binarized once, since a row of the table describes q(z|x) of one fixed x. Compare with experiments/mnist.py
-at --config.data.binarization=fixed: same decoder, same bound, same steps.
+Images are binarized once, since an entry of the table describes q(z|x) of one fixed x. Compare with
+experiments/mnist.py at --config.data.binarization=fixed: same decoder, same bound, same steps.
 """
 
 from pathlib import Path

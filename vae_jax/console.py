@@ -116,11 +116,11 @@ def fail(message, status=2):
 
 
 class Parser(argparse.ArgumentParser):
-    """The arguments of `python -m vae_jax.NAME`, described by its module's text; mistakes in them are one line too."""
+    """The arguments of a command, `program`, described by its module's text; what is wrong is one line too."""
 
-    def __init__(self, name, text):
+    def __init__(self, program, text):
         layout = {"description": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(f"python -m vae_jax.{name}", allow_abbrev=False, **layout)
+        super().__init__(program, allow_abbrev=False, **layout)
 
     def error(self, message):
         fail(message)

@@ -105,15 +105,16 @@ def test_the_completion_script_trains_two_runs_and_draws_both(quick, tmp_path):
     command = ["bash", "experiments/mnist_completion.sh", *quick, "--config.seed=3"]
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNS": "some/runs"}
     done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
-    first, second, last = (line.split()[2:] for line in done.stdout.splitlines())
-    given = [dict(flag[2:].split("=", 1) for flag in flags) for flags in (first, second)]
+    first, second, last = (line.split() for line in done.stdout.splitlines())
+    given = [dict(flag[2:].split("=", 1) for flag in words[2:]) for words in (first, second)]
     trained = [flags["config"].partition(":") for flags in given]
     configurations = [load(ROOT / path).get_config(variant) for path, _, variant in trained]
     assert [config.model.latent_dim for config in configurations] == [50, 0]
     assert all(config.train.epochs == (6 if quick else 100) for config in configurations)
     assert all(flags["config.seed"] == "3" for flags in given)
     first, second = (flags["workdir"] for flags in given)
-    assert first != second and last == [f"--out={first}/completions.png", first, second]
+    script = "experiments/analysis/completions.py"
+    assert first != second and last == [script, f"--out={first}/completions.png", first, second]
 
 
 def test_a_typo_in_an_override_fails():

@@ -70,14 +70,6 @@ def test_completions_are_draws_from_each_examples_prior(conditional):
     assert np.abs(drawn[0, 0, :Z] - drawn[1, 0, :Z]).max() > 1e-3
 
 
-def test_squared_errors_by_hand():
-    """x = (0, 1); answers (0, 0), (1, 1), (0, 1): errors 1/2, 1/2, 0, and of the average (1/3, 2/3) 1/9."""
-    answers, x = np.float32([[[0, 0], [1, 1], [0, 1]]]), np.float32([[0, 1]])
-    for best, expected in ((1, 0.5), (2, 0.5), (3, 0.0)):
-        got = generation.completion_errors(answers, x, best)
-        np.testing.assert_allclose(got, [[1 / 9], [expected]], rtol=1e-6)
-
-
 def test_halves_make_the_image_again():
     """The originals are the test images, and what is given is their upper halves over grey."""
     config = configuration.default()
