@@ -86,68 +86,49 @@ class Objective(NamedTuple):
         return self.weights | self.options
 
 
-def weight(default, meaning):
-    return Key(default, meaning, at_least(0))
+OWN_KEYS = {
+    "beta": Key(1.0, "weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc", at_least(0)),
+    "reconstruction": Key(1.0, "beta: weight of the reconstruction; 0 leaves the KL alone", at_least(0)),
+    "capacity": Key(0.0, "capacity: nats of KL that are free of charge, and asked for", at_least(0)),
+    "free": Key(0.0, "free_bits: nats of KL of each dimension that are free of charge", at_least(0)),
+    "mmd": Key(10.0, "mmd: weight of the squared distance between aggregate posterior and prior", at_least(0)),
+    "code": Key(0.0, "autoencoder: weight of |z|^2 / 2", at_least(0)),
+    "alpha": Key(0.5, "vr: its order; ciwae: the share of the ELBO", at_least(0)),
+    "groups": Key(1, "miwae, piwae: groups of the K draws", at_least(1)),
+    "partitions": Key(5, "tvo: points of the Riemann sum", at_least(1)),
+    "first": Key(0.03, "tvo: the first of its points after 0", Check(lambda v: 0 < v < 1, "a number in (0, 1)")),
+}
 
 
-def count(default, meaning):
-    return Key(default, meaning, at_least(1))
+def own(*names):
+    return {name: OWN_KEYS[name] for name in names}
 
 
-BETA = weight(1.0, "weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc")
-ALPHA = weight(0.5, "vr: its order; ciwae: the share of the ELBO")
-GROUPS = count(1, "miwae, piwae: groups of the K draws")
 OBJECTIVES = {
     "elbo": Objective(elbo),
-    "beta": Objective(
-        beta_elbo,
-        {"beta": BETA, "reconstruction": weight(1.0, "beta: of the reconstruction; 0 leaves the KL alone")},
-        scheduled="beta",
-    ),
-    "capacity": Objective(
-        capacity,
-        {"beta": BETA, "capacity": weight(0.0, "capacity: nats of KL that are free of charge, and asked for")},
-        scheduled="capacity",
-    ),
-    "free_bits": Objective(
-        free_bits, {"free": weight(0.0, "free_bits: nats of KL of each dimension, free of charge")}, coupled=True
-    ),
-    "beta_tc": Objective(beta_tc, {"beta": BETA}, scheduled="beta", density=True, coupled=True, factorizes=True),
-    "mmd": Objective(
-        mmd,
-        {"beta": BETA, "mmd": weight(10.0, "mmd: of the squared distance between aggregate posterior and prior")},
-        scheduled="beta",
-        coupled=True,
-        one_prior=True,
-    ),
+    "beta": Objective(beta_elbo, own("beta", "reconstruction"), scheduled="beta"),
+    "capacity": Objective(capacity, own("beta", "capacity"), scheduled="capacity"),
+    "free_bits": Objective(free_bits, own("free"), coupled=True),
+    "beta_tc": Objective(beta_tc, own("beta"), scheduled="beta", density=True, coupled=True, factorizes=True),
+    "mmd": Objective(mmd, own("beta", "mmd"), scheduled="beta", coupled=True, one_prior=True),
     "iwae": Objective(importance.iwae),
     "stl": Objective(importance.stl, density=True, surrogate=True),
     "dreg": Objective(importance.dreg, density=True, surrogate=True),
-    "miwae": Objective(importance.miwae, options={"groups": GROUPS}),
-    "piwae": Objective(importance.piwae, options={"groups": GROUPS}, surrogate=True),
-    "ciwae": Objective(importance.ciwae, {"alpha": ALPHA}),
-    "vr": Objective(importance.vr, {"alpha": ALPHA}),
-    "tvo": Objective(
-        importance.tvo,
-        {"first": Key(0.03, "tvo: the first of its points after 0", Check(lambda v: 0 < v < 1, "a number in (0, 1)"))},
-        {"partitions": count(5, "tvo: points of the Riemann sum")},
-        density=True,
-        surrogate=True,
-        least_samples=2,
-    ),
-    "autoencoder": Objective(autoencoder, {"code": weight(0.0, "autoencoder: of |z|^2 / 2")}, bound=False),
+    "miwae": Objective(importance.miwae, options=own("groups")),
+    "piwae": Objective(importance.piwae, options=own("groups"), surrogate=True),
+    "ciwae": Objective(importance.ciwae, own("alpha")),
+    "vr": Objective(importance.vr, own("alpha")),
+    "tvo": Objective(importance.tvo, own("first"), own("partitions"), density=True, surrogate=True, least_samples=2),
+    "autoencoder": Objective(autoencoder, own("code"), bound=False),
 }
+SCHEDULES = one_of(("constant", "linear", "cyclical"))
 KEYS = {
     "objective.name": Key("elbo", "what training ascends", one_of(OBJECTIVES)),
-    "objective.num_samples": count(1, "K draws of z for each example"),
+    "objective.num_samples": Key(1, "K draws of z for each example", at_least(1)),
     "objective.kl": Key("auto", "closed form where there is one; or monte_carlo", one_of(("auto", "monte_carlo"))),
-    "objective.schedule": Key(
-        "constant",
-        "of beta, or of capacity; linear and cyclical rise from 0",
-        one_of(("constant", "linear", "cyclical")),
-    ),
-    "objective.schedule_epochs": count(10, "linear: until the full weight"),
-    "objective.cycles": count(4, "cyclical: rises in a run, each over half a cycle"),
+    "objective.schedule": Key("constant", "of one weight; linear and cyclical rise from 0", SCHEDULES),
+    "objective.schedule_epochs": Key(10, "linear: until the full weight", at_least(1)),
+    "objective.cycles": Key(4, "cyclical: rises in a run, each over half a cycle", at_least(1)),
 }
 
 
