@@ -138,7 +138,7 @@ POSTERIORS = {
     "dirac": dirac_posterior,
 }
 
-DRAWS_ONLY = ("planar", "iaf")  # those with a density at their own draws only: flows.DRAWS_ONLY
+DRAWS_ONLY = ("planar", "iaf")  # those with a density at their own draws only
 
 
 # ---- priors
