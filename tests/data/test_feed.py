@@ -81,7 +81,7 @@ def test_batches_are_those_of_the_order_on_the_devices(num_devices):
         rows = np.asarray(streams.batch_slots(order, step % epoch_steps, BATCH // STREAMS))
         np.testing.assert_array_equal(found["index"][i], index[rows])
         np.testing.assert_array_equal(found["image"][i], image[index[rows]])
-        np.testing.assert_array_equal(found["row"][i], rows % (STREAMS // num_devices * length))
+        np.testing.assert_array_equal(found["slot"][i], rows % (STREAMS // num_devices * length))
 
 
 def advance_to_the_end(setup, on_host, start=0):

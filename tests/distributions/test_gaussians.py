@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 
 from vae_jax.distributions import gaussians
-from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl
+from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl, density_anywhere, has_density
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -365,6 +365,7 @@ def test_dirac_is_its_mean_and_has_no_density(key):
     np.testing.assert_array_equal(point.sample(key, (4,)), np.broadcast_to(point.mean, (4, 3, 2)))
     assert point.sample(key).shape == (3, 2)
     assert not hasattr(point, "log_prob") and closed_form_kl(point, StandardNormal((2,))) is None
+    assert not has_density(point) and not density_anywhere(point)
 
 
 def test_every_parameter_is_a_leaf():

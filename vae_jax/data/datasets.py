@@ -12,8 +12,11 @@ says what was looked for, where, and what to do; one set never stands in for ano
 import hashlib
 import importlib.metadata
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.data import files, tfds
@@ -23,34 +26,62 @@ from vae_jax.errors import DataError
 
 
 class Split(NamedTuple):
-    image: np.ndarray  # [N, *event], uint8 or float32; of a set larger than memory a memmap or Records
-    label: np.ndarray | None = None  # [N] int32
-    condition: np.ndarray | None = None  # [N, *c] float32
+    """Examples in a fixed order.
+
+    Attributes:
+        image: `[N, *event]`, uint8 or float32: a NumPy array, or for a set larger than memory a memmap or `Records`.
+        label: `[N]` int32, or None.
+        condition: `[N, *c]` float32, or None.
+    """
+
+    image: Any
+    label: np.ndarray | None = None
+    condition: np.ndarray | None = None
 
 
 class Info(NamedTuple):
-    """What a model must know of its data; JSON-able, so that a model loads without them."""
+    """What a model must know of its data; JSON-able, so that a model loads without them.
+
+    Attributes:
+        name: of the set.
+        event_shape: shape of one x.
+        num_train: N.
+        num_classes: 0 without labels.
+        value_range: the stored values that mean 0 and 1.
+        condition_shape: of one condition, or None.
+    """
 
     name: str
     event_shape: tuple[int, ...]
     num_train: int
-    num_classes: int  # 0: no labels
+    num_classes: int
     value_range: tuple[float, float]
     condition_shape: tuple[int, ...] | None
 
 
 class Dataset(NamedTuple):
+    """Three splits, what they are (`info`) and where their bytes came from (`provenance`, JSON-able)."""
+
     train: Split
     valid: Split
     test: Split
     info: Info
-    provenance: dict  # where the bytes came from; JSON-able
+    provenance: dict
 
 
-def load(config):
-    """`config.data` -> Dataset, cut to `num_train`, drawn once if `binarization` is 'fixed'. Raises DataError."""
-    dataset = SETS.get(config.name, tfds_set)(config)
-    dataset = keep_first(dataset, config.num_train)
+def load(config: Any) -> Dataset:
+    """The data set that a config names.
+
+    Args:
+        config: `config.data`; cut to its `num_train`, drawn once if its `binarization` is 'fixed'.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: the data cannot be had or do not fit the config; one line with what to do.
+    """
+    dataset = keep_first(SETS.get(config.name, tfds_set)(config), config.num_train)
     if config.condition != "none":
         dataset = CONDITIONS[config.condition](dataset)
     if config.binarization != "none":
@@ -61,8 +92,25 @@ def load(config):
     return dataset._replace(provenance=dataset.provenance | {"name": config.name, "sizes": sizes})
 
 
-def assemble(name, train, valid, test, provenance, value_range=None):
-    """Three splits with the Info that describes them: shapes, classes and range are read off the arrays."""
+def assemble(
+    name: str,
+    train: Split,
+    valid: Split,
+    test: Split,
+    provenance: dict,
+    value_range: tuple[float, float] | None = None,
+) -> Dataset:
+    """A data set of three splits; shapes, classes and range of its `info` are read off the arrays.
+
+    Args:
+        name: of the set.
+        train, valid, test: with arrays of the same shapes and types.
+        provenance: where the bytes came from; JSON-able.
+        value_range: the stored values that mean 0 and 1; None: (0, 255), of binary bytes and of floats (0, 1).
+
+    Returns:
+        The data set.
+    """
     splits = (train, valid, test)
     info = Info(
         name=name,
@@ -75,7 +123,7 @@ def assemble(name, train, valid, test, provenance, value_range=None):
     return Dataset(*splits, info, provenance)
 
 
-RANGE_EXAMPLES = 1000  # tell the range of records on disk
+RANGE_EXAMPLES = 1000  # of records on disk are read to find their range
 
 
 def stored_range(splits):
@@ -86,10 +134,19 @@ def stored_range(splits):
     return (0.0, 255.0 if max(image.max() for image in images) > 1 else 1.0)
 
 
-def take(split, rows):
-    """The given rows, a slice, of every array of a split; records on disk stay there."""
-    cut = lambda array: array.cut(rows) if isinstance(array, Records) else array[rows]
-    return Split(*(None if array is None else cut(array) for array in split))
+def take(split, which):
+    """The examples of a slice, of every array of a split; records on disk stay there."""
+
+    def cut(array) -> Any:
+        return array.cut(which) if isinstance(array, Records) else array[which]
+
+    return Split(*(array if array is None else cut(array) for array in split))
+
+
+def change_splits(dataset, change, **info):
+    """`change(split)` of every split in turn, and these fields of the info."""
+    train, valid, test = map(change, dataset[:3])
+    return dataset._replace(train=train, valid=valid, test=test, info=dataset.info._replace(**info))
 
 
 def hold_out(train, count):
@@ -114,8 +171,8 @@ def given_label(dataset):
     info = dataset.info
     if not info.num_classes:
         raise DataError(f"data {info.name!r} has no labels: config.data.condition = label needs them; use none")
-    splits = (s._replace(condition=np.eye(info.num_classes, dtype=np.float32)[s.label]) for s in dataset[:3])
-    return Dataset(*splits, info._replace(condition_shape=(info.num_classes,)), dataset.provenance)
+    one_hot = lambda split: split._replace(condition=np.eye(info.num_classes, dtype=np.float32)[split.label])
+    return change_splits(dataset, one_hot, condition_shape=(info.num_classes,))
 
 
 def given_upper(dataset):
@@ -126,25 +183,20 @@ def given_upper(dataset):
     require_in_memory(dataset, "config.data.condition = 'upper'", "make the halves x and condition of .npy files")
     (low, high), half = info.value_range, info.event_shape[0] // 2
     upper = lambda image: ((image[:, :half] - np.float32(low)) / np.float32(high - low)).astype(np.float32)
-    splits = (s._replace(image=s.image[:, half:], condition=upper(s.image)) for s in dataset[:3])
-    event_shape = (info.event_shape[0] - half, *info.event_shape[1:])
-    info = info._replace(event_shape=event_shape, condition_shape=(half, *info.event_shape[1:]))
-    return Dataset(*splits, info, dataset.provenance)
+    halves = lambda split: split._replace(image=split.image[:, half:], condition=upper(split.image))
+    (height, *rest), condition_shape = info.event_shape, (half, *info.event_shape[1:])
+    return change_splits(dataset, halves, event_shape=(height - half, *rest), condition_shape=condition_shape)
 
 
-CONDITIONS = {"label": given_label, "upper": given_upper}
+CONDITIONS: dict[str, Callable[[Dataset], Dataset]] = {"label": given_label, "upper": given_upper}
 
 
 def binarize_fixed(dataset, seed):
-    """Every example drawn once: uint8 in {0, 1} with value_range (0, 1). Raises DataError for values outside [0, 1].
+    """Every example drawn once: uint8 in {0, 1} with value_range (0, 1). Raises DataError for images on disk.
 
     Example i of split s (train 0, valid 1, test 2) has the key fold_in(fold_in(key(seed), s), i), so that its pixels
     depend neither on `num_train` nor on anything else in the set.
     """
-    import jax
-    import jax.numpy as jnp
-
-    require_unit_interval(dataset, "fixed")
     require_in_memory(dataset, "config.data.binarization = 'fixed'", "binarize the files and use none, or use dynamic")
     value_range, chunk = dataset.info.value_range, 4096
 
@@ -157,24 +209,32 @@ def binarize_fixed(dataset, seed):
         drawn = np.empty(image.shape, np.uint8)
         for start in range(0, len(image), chunk):
             part = image[start : start + chunk]
-            padding = [(0, chunk - len(part))] + [(0, 0)] * (image.ndim - 1)  # one shape is one compilation
-            drawn[start : start + chunk] = draw(key, start, np.pad(part, padding))[: len(part)]
+            padded = np.resize(part, (chunk, *part.shape[1:]))  # one shape is one compilation
+            drawn[start : start + chunk] = draw(key, start, padded)[: len(part)]
         return drawn
 
-    keys = [jax.random.fold_in(jax.random.key(seed), number) for number in range(3)]
-    splits = [s._replace(image=draw_split(key, s.image)) for key, s in zip(keys, dataset[:3], strict=True)]
-    provenance = dataset.provenance | {"binarization_seed": seed}
-    return Dataset(*splits, dataset.info._replace(value_range=(0.0, 1.0)), provenance)
+    keys = (jax.random.fold_in(jax.random.key(seed), number) for number in range(3))
+    dataset = dataset._replace(provenance=dataset.provenance | {"binarization_seed": seed})
+    drawn = lambda split: split._replace(image=draw_split(next(keys), split.image))
+    return change_splits(dataset, drawn, value_range=(0.0, 1.0))
 
 
 def require_in_memory(dataset, what, instead):
-    """Raises DataError for images on disk, of which `what` would make a copy in memory."""
+    """Raises DataError for images on disk, of which `what` would need a copy in memory."""
     if isinstance(dataset.train.image, np.memmap | Records):
         raise DataError(f"{what} would make all of {dataset.provenance['source']} anew in memory: {instead}")
 
 
-def require_unit_interval(dataset, binarization):
-    """Raises DataError where float images leave [0, 1]: they cannot be probabilities."""
+def require_unit_interval(dataset: Dataset, binarization: str) -> None:
+    """Refuses to binarize float images that leave [0, 1], since they cannot be probabilities.
+
+    Args:
+        dataset: whose images are to be binarized; bytes always can be.
+        binarization: the name of `config.data.binarization`.
+
+    Raises:
+        DataError: the range of the values, and what to do.
+    """
     images = [split.image for split in dataset[:3]]
     if images[0].dtype == np.uint8:
         return
@@ -199,8 +259,8 @@ def digits(config):
         "source": f"scikit-learn {importlib.metadata.version('scikit-learn')}, load_digits",
         "sha256": hashlib.sha256(everything.image.tobytes()).hexdigest(),
     }
-    splits = (take(everything, slice(*ends)) for ends in ((0, 1400), (1400, 1497), (1497, 1797)))
-    return assemble(config.name, *splits, provenance, value_range=(0.0, 16.0))
+    train, valid, test = (take(everything, slice(*ends)) for ends in ((0, 1400), (1400, 1497), (1497, 1797)))
+    return assemble(config.name, train, valid, test, provenance, value_range=(0.0, 16.0))
 
 
 def mnist_like(config):
@@ -235,7 +295,7 @@ def data_dir(config):
     return os.path.expanduser(config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
-def ppca_params():
+def ppca_params() -> tuple[np.ndarray, np.ndarray, float]:
     """(W `[8, 2]`, mu `[8]`, sigma) of the synthetic set 'ppca', always the same."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(8, 2)), rng.normal(size=8), 0.5
@@ -253,8 +313,17 @@ def ppca(config):
     return assemble(config.name, sample(2000), sample(200), sample(500), {"source": "synthetic, vae_jax.data.ppca"})
 
 
-def ppca_log_prob(x):
-    """log p(x) = log N(x; mu, W W^T + sigma^2 I) of 'ppca', exact, x `[N, 8]` -> `[N]`, nats. Tipping & Bishop 1999."""
+def ppca_log_prob(x: np.ndarray) -> np.ndarray:
+    """log p(x) = log N(x; mu, W W^T + sigma^2 I) of the synthetic set 'ppca', exact.
+
+    Args:
+        x: `[N, 8]`.
+
+    Returns:
+        Log densities `[N]` in nats.
+
+    Source: Tipping and Bishop (1999).
+    """
     weights, mean, sigma = ppca_params()
     covariance = weights @ weights.T + sigma**2 * np.eye(len(mean))
     residual = np.asarray(x, np.float64) - mean
@@ -287,17 +356,17 @@ def tfds_set(config):
     """Any set TFDS has prepared that has an 'image' and the splits 'train' and 'test'. Raises DataError."""
     name, directory = config.name, data_dir(config)
     builder = tfds.open_builder(name, directory, SETS)
-    if "image" not in dict(builder.info.features or {}):
+    if "image" not in tfds.features_of(builder):
         raise DataError(f"data {name!r} has no feature 'image'; use one of {', '.join(SETS)}, or an image set of TFDS")
     if not tfds.random_access(builder):
         raise DataError(tfds.how_to_prepare(name, directory))
-    parts = {"train": "train", "validation": "valid", "test": "test"}
     missing = {"train", "test"} - set(builder.info.splits)
     if missing:
         found = ", ".join(builder.info.splits)
         raise DataError(f"data {name!r} has no split {', '.join(missing)}, only {found}; make an .npz of it instead")
-    read = lambda split: Split(*tfds.read_split(builder, split, config.placement))
-    splits = {part: read(split) for split, part in parts.items() if split in builder.info.splits}
+    parts = {"train": "train", "valid": "validation", "test": "test"}
+    given = {part: split for part, split in parts.items() if split in builder.info.splits}
+    splits = {part: Split(*tfds.read_split(builder, split, config.placement)) for part, split in given.items()}
     return from_parts(name, f"data {name!r}", splits, tfds.provenance(builder))
 
 
@@ -316,19 +385,17 @@ def from_parts(name, source, splits, provenance):
 
 def require_alike(source, splits):
     """Raises DataError where the parts of a set differ in shape, in type, or in what comes with them."""
+    shape_of = lambda a: "absent" if a is None else f"{a.dtype} [{', '.join(['N', *map(str, a.shape[1:])])}]"
     for part, split in splits.items():
-        for prefix, ours, theirs in zip(("x", "y", "condition"), splits["train"], split, strict=True):
-            a, b = (summary(array) for array in (ours, theirs))
-            if a != b:
-                raise DataError(f"{source}: {prefix}_train is {a}, {prefix}_{part} is {b}; all parts need the same")
+        for prefix, a, b in zip(("x", "y", "condition"), splits["train"], split, strict=True):
+            ours, theirs = shape_of(a), shape_of(b)
+            if ours != theirs:
+                raise DataError(
+                    f"{source}: {prefix}_train is {ours}, {prefix}_{part} is {theirs}; all parts need the same"
+                )
 
 
-def summary(array):
-    """Of an array what the parts of a set must agree on."""
-    return "absent" if array is None else f"{array.dtype} [N{''.join(f', {n}' for n in array.shape[1:])}]"
-
-
-SETS = {
+SETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "mnist": mnist_like,
     "fashion_mnist": mnist_like,

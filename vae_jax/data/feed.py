@@ -1,22 +1,25 @@
 """Training data that stay on the host: windows of batches, read ahead while the devices work.
 
-Which examples a step takes, and their noise, are those of data on the devices (streams.py), so a run is the same either
-way, wherever it stops and resumes. Arrays may be anything with a shape and a dtype that gives rows for an array of
-numbers: NumPy arrays, memory-mapped files.
+Which examples a step takes, and their noise, are those of data on the devices (order.py), so a run is the same either
+way, wherever it stops and resumes. Arrays may be anything with a shape and a dtype that an array of numbers can index:
+NumPy arrays, memory-mapped files, `Records`.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vae_jax.data import order as streams
 from vae_jax.parallel import devices
 
+T = TypeVar("T")
+R = TypeVar("R")
 WINDOW_BYTES = 64 * 2**20  # of batches that travel together; two such windows are on the devices at a time
 
 
@@ -24,77 +27,90 @@ class Source(NamedTuple):
     """The training set on the host, and how its batches are made up."""
 
     arrays: dict  # {name: array-like [N, ...]} in the order of examples
-    order_key: Any
-    num_examples: int
-    num_streams: int
-    batch_size: int
+    order_key: jax.Array  # of `epoch_order`
+    num_examples: int  # N
+    num_streams: int  # S
+    batch_size: int  # B
 
 
-def size_of(arrays):
-    """Bytes of a dict of array-likes, which need not be in memory."""
+def size_of(arrays: dict) -> int:
+    """Size of array-likes, which need not be in memory.
+
+    Args:
+        arrays: {name: array-like}.
+
+    Returns:
+        Bytes.
+    """
     return sum(int(np.prod(a.shape, dtype=np.int64)) * np.dtype(a.dtype).itemsize for a in arrays.values())
 
 
-def window_steps(source, num_bytes=WINDOW_BYTES):
-    """How many steps' batches are so many bytes; one at least."""
+def window_steps(source: Source, num_bytes: int = WINDOW_BYTES) -> int:
+    """How many steps' batches are so many bytes.
+
+    Args:
+        source: the training set.
+        num_bytes: of the batches.
+
+    Returns:
+        The number of steps, at least 1.
+    """
     return max(1, num_bytes * source.num_examples // (size_of(source.arrays) * source.batch_size))
 
 
-def pieces(start, end, window, limit):
-    """(step, count) from step `start` to `end`, none across a multiple of `window`, none longer than `limit`."""
+def pieces(start: int, end: int, window: int, limit: int) -> Iterator[tuple[int, int]]:
+    """The steps from `start` to `end` in pieces, none across a multiple of `window`, none longer than `limit`.
+
+    Args:
+        start: the first step.
+        end: the step after the last.
+        window: steps.
+        limit: steps.
+
+    Returns:
+        An iterator over (first step, number of steps).
+    """
     while start < end:
         count = min(window - start % window, limit, end - start)
         yield start, count
         start += count
 
 
-def make_load(source, mesh):
-    """load((step, count)) -> (count, {name: [count, B, ...]}): the batches of consecutive steps, on the devices.
+def make_load(source: Source, mesh: Mesh) -> Callable[[tuple[int, int]], tuple[int, dict[str, jax.Array]]]:
+    """The function that puts the batches of consecutive steps on the devices; a process reads what its devices take.
 
-    Each process reads what its own devices take. 'slot' is where an example is in its device's block of a table.
+    Args:
+        source: the training set.
+        mesh: the devices.
+
+    Returns:
+        load((step, count)) -> (count, {name: `[count, B, ...]`}) with the source's arrays, 'index' (the example's
+        number) and 'slot' (its place in its device's block of a table).
     """
-    num_examples, num_streams = source.num_examples, source.num_streams
-    length = streams.length(num_examples, num_streams)
-    epoch_steps = streams.steps_per_epoch(num_examples, num_streams, source.batch_size)
-    index = streams.example_index(num_examples, num_streams).reshape(num_streams, length)
+    num_streams, length = source.num_streams, streams.length(source.num_examples, source.num_streams)
+    epoch_steps = streams.steps_per_epoch(source.num_examples, num_streams, source.batch_size)
+    index = streams.example_index(source.num_examples, num_streams).reshape(num_streams, length)
     permute, place = jax.jit(streams.epoch_order), NamedSharding(mesh, P(None, devices.AXIS))
     order = lru_cache(2)(lambda epoch: np.asarray(permute(source.order_key, epoch, index)))
+    each, first_slots = source.batch_size // num_streams, length * np.arange(num_streams)[:, None]
+
+    def slots_at(step):
+        epoch, within = divmod(step, epoch_steps)
+        return (order(epoch)[:, within * each : (within + 1) * each] + first_slots).reshape(-1)
 
     def load(piece):
-        parts = [
-            (first // epoch_steps, first % epoch_steps, n) for first, n in pieces(*ends(piece), epoch_steps, 2**31)
-        ]
-        slots = np.concatenate([slots_of(order(epoch), within, n, source) for epoch, within, n in parts])
+        start, count = piece
+        slots = np.stack([slots_at(step) for step in range(start, start + count)])
         example = slots % length * num_streams + slots // length
-        whole = {
-            "index": example.astype(np.int32),
-            "slot": (slots % (len(index) // mesh.size * length)).astype(np.int32),
-        }
-        data = {name: put(array, place) for name, array in whole.items()}
-        return piece[1], data | {name: put_examples(array, example, place) for name, array in source.arrays.items()}
+        block = slots % (index.size // mesh.size)
+        data = devices.put(place, {"index": example.astype(np.int32), "slot": block.astype(np.int32)})
+        return count, data | {name: put_examples(array, example, place) for name, array in source.arrays.items()}
 
     return load
 
 
-def ends(piece):
-    step, count = piece
-    return step, step + count
-
-
-def slots_of(order, within, count, source):
-    """Stream-major slots `[count, B]` of some steps of an epoch, as `streams.batch_slots` has them one by one."""
-    each, (num_streams, length) = source.batch_size // source.num_streams, order.shape
-    positions = order[:, within * each : (within + count) * each].reshape(num_streams, count, each)
-    slots = positions + length * np.arange(num_streams)[:, None, None]
-    return slots.swapaxes(0, 1).reshape(count, source.batch_size)
-
-
-def put(array, place):
-    return jax.make_array_from_callback(array.shape, place, lambda block: array[block])
-
-
 def put_examples(array, example, place):
-    """The slots `example` `[count, B]` of an array-like on the devices, read in the order they have on a disk."""
+    """The examples `[count, B]` of an array-like on the devices, read in their order on the disk."""
 
     def read(block):
         unique, inverse = np.unique(example[block[:2]], return_inverse=True)
@@ -103,14 +119,20 @@ def put_examples(array, example, place):
     return jax.make_array_from_callback((*example.shape, *array.shape[1:]), place, read)
 
 
-def read_ahead(load, items):
-    """load(item) of each in turn, the next one loaded by a thread while one is in use."""
+def read_ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """load(item) of each item in turn, the next one loaded by a thread while one is in use.
+
+    Args:
+        load: called in the thread; what it raises is raised where its result is due.
+        items: its arguments.
+
+    Returns:
+        An iterator over the results.
+    """
     with ThreadPoolExecutor(1) as pool:
-        ahead = None
-        for item in items:
-            coming = pool.submit(load, item)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = coming
-        if ahead is not None:
+        coming = (pool.submit(load, item) for item in items)
+        ahead = next(coming, None)
+        while ahead is not None:
+            after = next(coming, None)
             yield ahead.result()
+            ahead = after

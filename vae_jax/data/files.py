@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import threading
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -24,41 +25,33 @@ import numpy as np
 from vae_jax.errors import DataError, one_line
 
 
-def sha256(data):
+def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def read_digits():
     """The images `[1797, 8, 8]` uint8 in 0..16 and labels `[1797]` int32 of scikit-learn's load_digits."""
-    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
-    path = os.path.join(package, "datasets", "data", "digits.csv.gz")
+    package = importlib.util.find_spec("sklearn")
+    path = os.path.join(os.path.dirname((package and package.origin) or ""), "datasets/data/digits.csv.gz")
     if os.path.isfile(path):  # importing scikit-learn to read this table takes 2 s, reading it 20 ms
         table = np.loadtxt(path, np.uint8, delimiter=",")
         return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int32)
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return bunch.images.astype(np.uint8), bunch.target.astype(np.int32)
+    pixels, label = load_digits(return_X_y=True)
+    return pixels.reshape(-1, 8, 8).astype(np.uint8), label.astype(np.int32)
 
 
 # ---- the four files of MNIST and its kin
 
-FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
-
-# Of the decompressed bytes: a file somebody compressed again is as good, and TFDS need not be imported to say so.
-PAYLOAD_SHA256 = {
-    "mnist": {
-        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    }
+# of the decompressed bytes of MNIST, so that a file compressed again is accepted and TFDS need not be imported
+PAYLOAD = {
+    "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+PAYLOAD_SHA256, FILES = {"mnist": PAYLOAD}, tuple(PAYLOAD)
 
 WAYS_ON = "--config.data.manual_dir=DIR reads the four official files in DIR, --config=experiments/digits.py needs none"
 
@@ -80,21 +73,22 @@ def read_idx(name, manual_dir, data_dir):
 
 def manual_paths(name, directory):
     """Paths of FILES in a directory the user named. Raises DataError for the ones that are not there."""
-    missing = [file for file in FILES if not os.path.isfile(os.path.join(directory, file))]
+    paths = {file: os.path.join(directory, file) for file in FILES}
+    missing = [file for file, path in paths.items() if not os.path.isfile(path)]
     if missing:
         site = registered(name)[FILES[0]][0].rpartition("/")[0]
         raise DataError(
             f"data {name!r}: manual_dir {directory!r} has no {', '.join(missing)}; get it from {site}/ or leave "
             f"manual_dir empty to download; {WAYS_ON}"
         )
-    return [os.path.join(directory, file) for file in FILES]
+    return list(paths.values())
 
 
 def registered(name):
     """TFDS's record of each file: {file name: (url, UrlInfo with size and checksum)}."""
     import tensorflow_datasets as tfds
 
-    return {info.filename: (url, info) for url, info in tfds.builder_cls(name).url_infos.items()}
+    return {info.filename: (url, info) for url, info in (tfds.builder_cls(name).url_infos or {}).items()}
 
 
 def cached_paths(name, data_dir):
@@ -134,21 +128,21 @@ def download(name, data_dir):
 def require_reachable(url, timeout=5.0):
     """Raises OSError unless a connection towards `url` opens within `timeout` seconds, name resolution included."""
     host, port = first_hop(url)
-    failure = [TimeoutError(f"no answer within {timeout:g} s")]
+    failures: list[OSError | None] = [TimeoutError(f"no answer within {timeout:g} s")]
 
     def connect():
         try:
             socket.create_connection((host, port), timeout).close()
-            failure.clear()
+            failures.append(None)
         except OSError as error:
-            failure[:] = [error]
+            failures.append(error)
 
     # Only a thread bounds name resolution, and only a daemon lets the process end while it hangs.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(timeout)
-    if failure:
-        raise OSError(f"cannot reach {host}: {one_line(failure[0])}")
+    if failures[-1]:
+        raise OSError(f"cannot reach {host}: {one_line(failures[-1])}")
 
 
 def first_hop(url):
@@ -170,21 +164,16 @@ def read_verified(name, file, path):
         raise DataError(f"data {name!r}: cannot read {path}: {one_line(error)}; {WAYS_ON}") from error
     about = {"path": path, "sha256": sha256(packed), "bytes": len(packed)}
     try:
-        payload = gzip.decompress(packed)
+        payload, reason = gzip.decompress(packed), "wrong checksum"
     except (OSError, EOFError, zlib.error) as error:
-        raise not_official(name, file, about, f"broken gzip: {one_line(error)}") from error
+        payload, reason = b"", f"broken gzip: {one_line(error)}"
     if sha256(payload) == PAYLOAD_SHA256.get(name, {}).get(file):
         return payload, about
-    if about["sha256"] != registered(name)[file][1].checksum:
-        raise not_official(name, file, about, "wrong checksum")
-    return payload, about
-
-
-def not_official(name, file, about, reason):
-    """The DataError for a file that is there and is not what it should be."""
-    url, info = registered(name)[file]
-    return DataError(
-        f"data {name!r}: {about['path']}: {reason}: expected {int(info.size)} bytes with sha256 {info.checksum}, got "
+    url, official = registered(name)[file]
+    if about["sha256"] == official.checksum:
+        return payload, about
+    raise DataError(
+        f"data {name!r}: {path}: {reason}: expected {int(official.size)} bytes with sha256 {official.checksum}, got "
         f"{about['bytes']} bytes with sha256 {about['sha256']}; put {url} in its place; {WAYS_ON}"
     )
 
@@ -204,16 +193,12 @@ SAVE = "write it by numpy.savez(FILE, x_train=..., x_test=...)"
 def read_npz(path):
     """{'train', 'valid'?, 'test': (image, label or None, condition or None)}. Raises DataError naming the array."""
     arrays = open_npz(path)
-    return {part: npz_part(path, arrays, part) for part in ("train", "valid", "test") if part_is_due(arrays, part)}
-
-
-def part_is_due(arrays, part):
-    """All parts but 'valid', and 'valid' too where any array of it is there."""
-    return part != "valid" or any(f"{prefix}_{part}" in arrays for prefix in ("x", "y", "condition"))
+    valid = ["valid"] if any(f"{prefix}_valid" in arrays for prefix in ("x", "y", "condition")) else []
+    return {part: npz_part(path, arrays, part) for part in ("train", *valid, "test")}
 
 
 def open_npz(path):
-    """{name: array} of x_*, y_*, condition_*. Raises DataError for a file that is missing, broken, pickled, no .npz."""
+    """{name: array} of x_*, y_*, condition_*. Raises DataError for a file that is missing, broken or no .npz."""
     try:
         if os.path.isdir(path):  # which may be larger than memory
             stems = [name for name in sorted(os.listdir(path)) if re.fullmatch(r"(x|y|condition)_\w+\.npy", name)]
@@ -232,18 +217,18 @@ def open_npz(path):
 
 def npz_part(path, arrays, part):
     """(image, label, condition) of one part, checked. Raises DataError naming the array, its trouble, the remedy."""
-    x, y, c = f"x_{part}", f"y_{part}", f"condition_{part}"
+    x = f"x_{part}"
     if x not in arrays:
         raise DataError(f"{path}: no array {x!r}, only {', '.join(arrays) or 'others'}; {SAVE}")
-    image = as_images(path, x, arrays[x])
-    label = as_labels(path, y, arrays[y]) if y in arrays else None
-    condition = as_floats(path, c, arrays[c]) if c in arrays else None
-    for name, array in ((y, label), (c, condition)):
+    image, found = as_images(path, x, arrays[x]), []
+    for prefix, convert in (("y", as_labels), ("condition", as_floats)):
+        name = f"{prefix}_{part}"
+        array = convert(path, name, arrays[name]) if name in arrays else None
         if array is not None and array.shape[:1] != image.shape[:1]:
             raise DataError(f"{path}: {name} has shape {array.shape}, {x} {image.shape}; give one row for each example")
-    if condition is not None and condition.ndim == 1:
-        condition = condition[:, None]
-    return image, label, condition
+        found.append(array)
+    label, condition = found
+    return image, label, condition[:, None] if condition is not None and condition.ndim == 1 else condition
 
 
 def as_images(path, name, array):
@@ -257,7 +242,7 @@ def as_images(path, name, array):
     return as_floats(path, name, array)
 
 
-CHECKED = 10_000  # rows at a time: the array may be on disk
+CHECKED = 10_000  # examples at a time: the array may be on disk
 
 
 def as_floats(path, name, array):

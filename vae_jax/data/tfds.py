@@ -1,4 +1,4 @@
-"""Sets that TFDS prepared on disk, without TensorFlow: read whole, or record by record as rows are asked for.
+"""Sets that TFDS prepared on disk, without TensorFlow: read whole, or record by record as they are indexed.
 
 open_builder(name, directory, known), random_access(builder)    TFDS's builder, and whether its format can be read
 read_split(builder, split, placement) -> (image, label, None)   arrays; of a large set the images are Records
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,23 +23,30 @@ CHUNK = 1000  # records at a time where all are read
 
 @dataclass(frozen=True)
 class Records:
-    """Images `[N, *event]` on disk, read and decoded when rows are taken, by a slice or an array of numbers."""
+    """Images on disk, read and decoded when indexed by a slice or an array of numbers.
 
-    read: Callable  # numbers [n] -> images [n, *event]
-    shape: tuple
+    Attributes:
+        read: numbers `[n]` -> images `[n, *event]`.
+        shape: (N, *event).
+        dtype: of the images.
+        first: the number of the first of them.
+    """
+
+    read: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int, ...]
     dtype: np.dtype
     first: int = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows):
-        numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        numbers = np.arange(*which.indices(len(self))) if isinstance(which, slice) else np.asarray(which)
         return self.read(self.first + numbers)
 
-    def cut(self, rows):
+    def cut(self, which: slice) -> "Records":
         """The records of a slice without a step, which are not read."""
-        start, stop, _ = rows.indices(len(self))
+        start, stop, _ = which.indices(len(self))
         return replace(self, first=self.first + start, shape=(stop - start, *self.shape[1:]))
 
 
@@ -54,13 +62,18 @@ def read_split(builder, split, placement):
     shape = (len(source), *one.shape)
     too_large = math.prod(shape) * one.itemsize > SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     stays = placement == "host" or (placement == "auto" and too_large)
-    has_label = getattr(dict(builder.info.features).get("label"), "num_classes", None) is not None
+    has_label = getattr(features_of(builder).get("label"), "num_classes", None) is not None
     names = [name for name, wanted in (("image", not stays), ("label", has_label)) if wanted]
-    found = make_read(builder, split, source, names)(np.arange(len(source))) if names else {}
+    found: dict[str, Any] = make_read(builder, split, source, names)(np.arange(len(source))) if names else {}
     if stays:
         read = make_read(builder, split, source, ["image"])
         found["image"] = Records(lambda numbers: read(numbers)["image"], shape, one.dtype)
     return found["image"], found["label"].astype(np.int32) if has_label else None, None
+
+
+def features_of(builder) -> dict[str, Any]:
+    """{name: feature} of a set whose features are a dict, otherwise {}."""
+    return dict(builder.info.features or {})
 
 
 def make_read(builder, split, source, names):
@@ -73,7 +86,7 @@ def make_read(builder, split, source, names):
         parts = np.split(numbers, range(CHUNK, len(numbers), CHUNK))
         with readable(builder, split):
             raw = (record for part in parts for record in source.data_source.__getitems__(part.tolist()))
-            records = [features.deserialize_example_np(record) for record in raw]
+            records: list[Any] = [features.deserialize_example_np(record) for record in raw]
             return {name: np.stack([record[name] for record in records]) for name in names}
 
     return read
@@ -108,7 +121,7 @@ def open_builder(name, directory, known):
 
 
 def random_access(builder):
-    """Whether the builder's data lie there in a format that needs no TensorFlow."""
+    """Whether the builder's data are prepared in a format that needs no TensorFlow."""
     try:
         builder.as_data_source(split="train")
     except Exception:  # not prepared, TFRECORD, another version: whatever the reason, another way must be found

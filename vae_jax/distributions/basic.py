@@ -16,38 +16,95 @@ may reach +-inf, and none is ever NaN.
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 
+Shape = tuple[int, ...]
+T = TypeVar("T")
+
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Distribution(Protocol):
+    """What is asked of q(z|x), p(z) and p(x|z), ours or another library's: NumPyro's two methods."""
+
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> Any:
+        """Draws `[*sample_shape, *batch, *event]`, an array or a pytree of arrays. The key is consumed."""
+
+    def log_prob(self, value: Any) -> jax.Array:
+        """Log densities `[*sample_shape, *batch]` in nats, events summed."""
+        ...
+
+
+def has_density(q: Any) -> bool:
+    """Whether a distribution has a density; False for a point mass, whose bound is minus infinity.
+
+    Args:
+        q: a distribution. One of another library, which has no such field, is taken to have a density.
+
+    Returns:
+        The field `has_density` of the distribution, or True.
+    """
+    return getattr(q, "has_density", True)
+
+
+def density_anywhere(q: Any) -> bool:
+    """Whether `q.log_prob` takes any value; False where the density is known at q's own draws only.
+
+    Args:
+        q: a distribution. One of another library, which has no such field, is taken to know its density anywhere.
+
+    Returns:
+        The field `density_anywhere` of the distribution, or True.
+    """
+    return getattr(q, "density_anywhere", True)
+
 
 # exp overflows float32 just above 88 and falls out of the normal numbers, to 0 on a CPU, just below -87.
 # Clipping inside keeps 0 * inf = NaN out of values and gradients.
 MAX_LOG = 87.0
 
 
-def flat_event(value, event_ndims):
+def flat_event(value: jax.Array, event_ndims: int) -> jax.Array:
     """The last `event_ndims` axes as one: `[..., *event]` -> `[..., D]`."""
     # XLA's CPU code for sums over several short axes, like those of an image, is five times slower than over one
     batch, event = value.shape[: value.ndim - event_ndims], value.shape[value.ndim - event_ndims :]
-    return value.reshape(*batch, math.prod(event))  # not -1, which no z, or no example, leaves undetermined
+    return value.reshape(*batch, math.prod(event))  # -1 would be undetermined for an empty array
 
 
-def sum_event(log_prob, event_ndims):
+def sum_event(log_prob: jax.Array, event_ndims: int) -> jax.Array:
     """Sums the last `event_ndims` axes: `[..., *event]` -> `[...]`."""
     return flat_event(log_prob, event_ndims).sum(-1)
 
 
-def typed(key):
-    """A key, or an array of them, of the new style; `jax.random.PRNGKey` makes the old one."""
+def typed(key: jax.Array) -> jax.Array:
+    """A key, or an array of keys, as `jax.random.key` makes it.
+
+    Args:
+        key: of the new style, or of the old one of `jax.random.PRNGKey`, uint32 `[..., 2]`.
+
+    Returns:
+        The same key in the new style.
+    """
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
-def standard_normal(key, sample_shape, shape):
-    """eps ~ N(0, 1), `[*sample_shape, *shape]`, from one key, or from a key array `[B]` with B = shape[0].
+def standard_normal(key: jax.Array, sample_shape: Shape, shape: Shape) -> jax.Array:
+    """eps ~ N(0, 1). With a key for each example, its noise depends on that key alone, not on the batch around it.
 
-    With a key per row a row's noise depends on its own key alone, whatever the batch around it. The key is consumed.
+    Args:
+        key: one key, or one for each example, `[B]` with B = shape[0]. The key is consumed.
+        sample_shape: how many draws.
+        shape: of one draw.
+
+    Returns:
+        eps `[*sample_shape, *shape]`.
+
+    Raises:
+        ValueError: the number of keys is not shape[0].
     """
     key = typed(key)
     if key.ndim == 0:
@@ -58,7 +115,7 @@ def standard_normal(key, sample_shape, shape):
     return jax.vmap(one, out_axes=len(sample_shape))(key)
 
 
-def std_from_log(log_std):
+def std_from_log(log_std: jax.Array) -> jax.Array:
     """sigma = exp(log_std), kept inside float32."""
     log_std = jnp.asarray(log_std, jnp.result_type(log_std, float))
     limit = log_std.dtype.type(MAX_LOG)
@@ -66,35 +123,69 @@ def std_from_log(log_std):
     return jnp.exp(jax.lax.clamp(-limit, log_std, limit))
 
 
-def reparameterize(key, mean, log_std):
+def reparameterize(key: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """z = mean + exp(log_std) * eps with eps ~ N(0, 1) for each element; gradients flow to both parameters.
 
-    Kingma and Welling (2014), section 2.4. `key` may be one key or one per row of z. The key is consumed.
+    Args:
+        key: one key, or one for each example `[B]`. The key is consumed.
+        mean: `[B, Z]`.
+        log_std: `[B, Z]`, or a shape that broadcasts with mean.
+
+    Returns:
+        z `[B, Z]`.
+
+    Source: Kingma and Welling (2014), section 2.4.
     """
     shape = jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(log_std))
     return mean + std_from_log(log_std) * standard_normal(key, (), shape)
 
 
-def kl_standard_normal(mean, log_std, event_ndims=1):
-    """KL(N(mean, exp(log_std)^2) || N(0, 1)) = sum_z (mean^2 + sigma^2 - 1)/2 - log_std; `[..., Z]` -> `[...]`, nats.
+def kl_standard_normal(mean: jax.Array, log_std: jax.Array, event_ndims: int = 1) -> jax.Array:
+    """KL(N(mean, sigma^2) || N(0, 1)) = sum_z (mean^2 + sigma^2 - 1)/2 - log sigma, with sigma = exp(log_std).
 
-    Kingma and Welling (2014), appendix B. `expm1` keeps the digits that sigma^2 - 1 loses where sigma is near 1.
+    `expm1` keeps the digits that sigma^2 - 1 loses where sigma is near 1.
+
+    Args:
+        mean: `[..., Z]`.
+        log_std: `[..., Z]`.
+        event_ndims: how many of the last axes are summed.
+
+    Returns:
+        KL `[...]` in nats.
+
+    Source: Kingma and Welling (2014), appendix B.
     """
     log_std = jnp.minimum(log_std, MAX_LOG / 2)  # in both terms, or the KL of a huge sigma would be negative
     return sum_event(0.5 * (mean**2 + jnp.expm1(2 * log_std)) - log_std, event_ndims)
 
 
-def normal_log_prob(mean, log_std, x, event_ndims=1):
-    """log N(x; mean, sigma^2) = sum -(x - mean)^2 / (2 sigma^2) - log sigma - log(2 pi)/2, `[..., D]` -> `[...]`."""
+def normal_log_prob(mean: jax.Array, log_std: jax.Array, x: jax.Array, event_ndims: int = 1) -> jax.Array:
+    """log N(x; mean, sigma^2) = sum_d -(x - mean)^2 / (2 sigma^2) - log sigma - log(2 pi)/2.
+
+    Args:
+        mean: `[..., D]`.
+        log_std: log sigma, `[..., D]`.
+        x: `[..., D]`; the three broadcast.
+        event_ndims: how many of the last axes are summed.
+
+    Returns:
+        Log densities `[...]` in nats.
+    """
     mean, log_std, x = [flat_event(a, event_ndims) for a in jnp.broadcast_arrays(mean, log_std, x)]
     residual = (x - mean) * std_from_log(-log_std)
     return (-0.5 * residual**2 - log_std - 0.5 * LOG_2PI).sum(-1)
 
 
-def bernoulli_log_prob(logits, x, event_ndims=1):
-    """log p(x) = sum_d x_d l_d - softplus(l_d) for logits l; `[..., D]` -> `[...]`, nats; x in [0, 1] may be grey.
+def bernoulli_log_prob(logits: jax.Array, x: jax.Array, event_ndims: int = 1) -> jax.Array:
+    """log p(x) = sum_d x_d l_d - softplus(l_d) for logits l. Value and gradient are finite at any finite logit.
 
-    Finite in value and gradient at any finite logit. For a grey x this is the cross-entropy, not a normalized density.
+    Args:
+        logits: `[..., D]`.
+        x: `[..., D]` in [0, 1]; for grey values the result is minus a cross-entropy, not a normalized density.
+        event_ndims: how many of the last axes are summed.
+
+    Returns:
+        Log probabilities `[...]` in nats.
     """
     dtype = jnp.result_type(logits, float)  # not an integer, where a grey x would be cut to 0
     logits, x = jnp.broadcast_arrays(jnp.asarray(logits, dtype), jnp.asarray(x, dtype))
@@ -109,11 +200,11 @@ def _bernoulli_log_prob(logits, x):
 FACTORS = 16  # in (1, 2], of one product; XLA's CPU code takes more than 32 at a time in windows, one by one
 
 
-def sum_log1p(e):
-    """sum_d log(1 + e_d) over the last axis, e in [0, 1]; of a long one, log of products: a logarithm for many factors.
+def sum_log1p(e: jax.Array) -> jax.Array:
+    """sum_d log(1 + e_d) over the last axis, e in [0, 1]. On a long axis: one logarithm for each product of FACTORS.
 
-    The products are of numbers far apart, so that a processor makes many side by side. Their rounding, 1e-7 a factor,
-    is what a sum of so many float32 terms has too; a short axis, where it could be all there is, is summed as it is.
+    The factors of a product lie far apart in memory, so that a processor computes many products at once. A product
+    rounds by 1e-7 a factor, as a sum of as many float32 terms does; a short axis is summed term by term.
     """
     size = e.shape[-1]
     if size < 4 * FACTORS:
@@ -130,11 +221,33 @@ def _bernoulli_log_prob_jvp(primals, tangents):
     return _bernoulli_log_prob(logits, x), tangent
 
 
-def distribution(*data, static=()):
-    """Class decorator: a frozen dataclass that is a pytree with the fields `data` as leaves."""
+@dataclass_transform(frozen_default=True)
+def distribution(
+    *data: str,
+    static: tuple[str, ...] = (),
+    has_density: bool = True,
+    density_anywhere: bool = True,
+    reparameterized: bool = True,
+) -> Callable[[type[T]], type[T]]:
+    """Class decorator: a frozen dataclass that is a pytree, with what the distribution can do as class attributes.
+
+    Args:
+        *data: names of the fields that are leaves, which may be arrays or pytrees.
+        static: names of the fields that are part of the structure, and hashable.
+        has_density: False for a point mass.
+        density_anywhere: False where the log density is known at the distribution's own draws only.
+        reparameterized: False where the gradient through a draw misses a part: discrete values, mixtures.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        ValueError: the class has other fields than these.
+    """
 
     def register(cls):
         cls = dataclasses.dataclass(frozen=True)(cls)
+        cls.has_density, cls.density_anywhere, cls.reparameterized = has_density, density_anywhere, reparameterized
         return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
 
     return register
@@ -142,77 +255,121 @@ def distribution(*data, static=()):
 
 @distribution(static=("shape",))
 class StandardNormal:
-    """N(0, I) over events of shape `shape`."""
+    """N(0, I).
 
-    shape: tuple
+    Attributes:
+        shape: of an event, (Z,).
+    """
 
-    def sample(self, key, sample_shape=()):
+    shape: Shape
+
+    @property
+    def mean(self) -> jax.Array:
+        """0, `[Z]`."""
+        return jnp.zeros(self.shape)
+
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, Z]`. The key is consumed."""
         return jax.random.normal(key, (*sample_shape, *self.shape))
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., Z]` -> `[...]`."""
         return sum_event(-0.5 * (value**2 + LOG_2PI), len(self.shape))
 
 
 @distribution("mean", "log_std", static=("event_ndims",))
 class Normal:
-    """Independent Gaussians N(mean, exp(log_std)^2); the last `event_ndims` axes are one event."""
+    """Independent Gaussians N(mean, sigma^2) with sigma = exp(log_std).
+
+    Attributes:
+        mean: `[..., Z]`.
+        log_std: `[..., Z]`, or a shape that broadcasts with mean.
+        event_ndims: how many of the last axes are one event.
+    """
 
     mean: jax.Array
     log_std: jax.Array
     event_ndims: int = 1
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, ..., Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw and its log density, taken from the noise that made it. The key is consumed."""
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+        """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         log_std = jnp.broadcast_to(self.log_std, jnp.shape(self.mean))
         eps = standard_normal(key, sample_shape, self.mean.shape)
         log_prob = sum_event(-0.5 * (eps**2 + LOG_2PI) - log_std, self.event_ndims)
         return self.mean + std_from_log(log_std) * eps, log_prob
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., Z]` -> `[...]`."""
         return normal_log_prob(self.mean, self.log_std, value, self.event_ndims)
 
 
-@distribution("logits", static=("event_ndims",))
+@distribution("logits", static=("event_ndims",), reparameterized=False)
 class Bernoulli:
-    """Independent coin flips with log odds `logits`; the last `event_ndims` axes are one event."""
+    """Independent values in {0, 1} with log odds `logits`.
+
+    Attributes:
+        logits: `[..., D]`.
+        event_ndims: how many of the last axes are one event.
+    """
 
     logits: jax.Array
     event_ndims: int = 1
 
     @property
-    def mean(self):
+    def mean(self) -> jax.Array:
+        """P(1), `[..., D]`."""
         return jax.nn.sigmoid(self.logits)
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, ..., D]`. The key is consumed."""
         return jax.random.bernoulli(key, self.mean, (*sample_shape, *self.logits.shape)).astype(self.logits.dtype)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log probabilities in nats, `[..., D]` -> `[...]`; of grey values as `bernoulli_log_prob` says."""
         return bernoulli_log_prob(self.logits, value, self.event_ndims)
 
 
-def kl_normal_normal(q, p):
-    """KL(q || p) of two diagonal Gaussians, summed over the event, nats; broadcasts p over q's batch."""
+def kl_normal_normal(q: Normal, p: Normal) -> jax.Array:
+    """KL(q || p) of two diagonal Gaussians, summed over the event, nats; p broadcasts over q's batch."""
     difference = (q.mean - p.mean) * std_from_log(-p.log_std)
     return kl_standard_normal(difference, q.log_std - p.log_std, q.event_ndims)
 
 
-CLOSED_FORM_KL = {
+# (type of q, type of the prior) -> KL(q || prior) [B], nats
+CLOSED_FORM_KL: dict[tuple[type, type], Callable[[Any, Any], jax.Array]] = {
     (Normal, StandardNormal): lambda q, p: kl_standard_normal(q.mean, q.log_std, q.event_ndims),
     (Normal, Normal): kl_normal_normal,
 }
 
 
-def closed_form_kl(q, prior):
-    """KL(q || prior) `[B]` in nats where this pair of families has a formula (CLOSED_FORM_KL), otherwise None."""
+def closed_form_kl(q: Distribution, prior: Distribution) -> jax.Array | None:
+    """KL(q || prior) where `CLOSED_FORM_KL` has a formula for this pair of families.
+
+    Args:
+        q: q(z|x) with batch shape `[B]`.
+        prior: p(z).
+
+    Returns:
+        KL `[B]` in nats, or None for a pair without a formula.
+    """
     formula = CLOSED_FORM_KL.get((type(q), type(prior)))
     return None if formula is None else formula(q, prior)
 
 
-def kl_of_dimensions(q, prior):
-    """KL(q_j || p_j) of each dimension `[B, Z]` in nats where both are diagonal Gaussians, otherwise None."""
+def kl_of_dimensions(q: Distribution, prior: Distribution) -> jax.Array | None:
+    """KL(q_j || p_j) of each dimension j, for a diagonal Gaussian q and a diagonal or standard Gaussian prior.
+
+    Args:
+        q: q(z|x) with batch shape `[B]`.
+        prior: p(z).
+
+    Returns:
+        KL `[B, Z]` in nats, or None where q or the prior is of another family.
+    """
     if not isinstance(q, Normal) or not isinstance(prior, StandardNormal | Normal):
         return None
     return closed_form_kl(*jax.tree.map(lambda leaf: leaf[..., None], (q, prior)))

@@ -1,4 +1,4 @@
-"""Posteriors and priors that bend a Gaussian: affine coupling, inverse autoregressive and planar layers.
+"""Posteriors and priors that transform a Gaussian: affine coupling, inverse autoregressive and planar layers.
 
     eps ~ N(0, I),   u = f_L(...f_1(eps)),   z = mean + exp(log_std) u
     log q(z) = log N(eps; 0, I) - sum_l log |det df_l / du| - sum log_std
@@ -7,10 +7,10 @@
     autoregressive  u'_i = u_i exp(s_i) + t_i,  s_i, t_i = net(u_<i, context)        Kingma et al. (2016), eq. 10
     planar          u' = u + v tanh(w.u + b)                                         Rezende and Mohamed (2015), eq. 10
 
-m is a mask of zeros and ones: a coupling layer moves one part of u by what the other part says, so its inverse is as
-cheap as itself. The other two have their density at their own draws only. A flow works on standardized u, whatever the
-scale of the posterior; with `init_coupling`'s or `init_autoregressive`'s weights it is the identity and z is Gaussian.
-Everything follows the protocol of distributions.py, and every parameter is a leaf.
+m is a mask of zeros and ones: a coupling layer changes one part of u by a function of the other part, so its inverse
+costs as much as the layer itself. The density of the other two is known at their own draws only. A flow works on
+standardized u, whatever the scale of the posterior; with the weights of `init_coupling` or `init_autoregressive` it is
+the identity and z is Gaussian. Everything follows the protocol of basic.py, and every parameter is a leaf.
 """
 
 import math
@@ -18,17 +18,22 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.basic import LOG_2PI, distribution, standard_normal, std_from_log, sum_event
+from vae_jax.distributions.basic import LOG_2PI, Shape, distribution, standard_normal, std_from_log, sum_event
 
 MAX_SCALE = 2.0  # a layer stretches by at most e^2, so that a flow is finite, and invertible, whatever its weights
 
 
 @distribution("mean", "log_std", "context", "weights")
 class CouplingFlow:
-    """q(z) of a Gaussian sent through coupling layers; z `[K, B, Z]`, Z >= 2.
+    """q(z) of a Gaussian transformed by coupling layers; z `[K, B, Z]`, Z >= 2.
 
-    mean, log_std: `[B, Z]`. context: `[B, C]` what the layers' networks see of each example; C may be 0.
-    weights: a dict as from `init_coupling`, shared by the batch, or with a leading axis `[B, ...]`, one set for each.
+    Attributes:
+        mean: of the Gaussian, `[B, Z]`; the layers move the mean of z.
+        log_std: `[B, Z]`.
+        context: `[B, C]`, what the layers' networks see of each example; C may be 0.
+        weights: a dict as from `init_coupling`, shared by the batch, or with a leading axis `[B, ...]`, one set each.
+
+    Source: Dinh et al. (2017), eq. 7 to 9.
     """
 
     mean: jax.Array
@@ -36,15 +41,16 @@ class CouplingFlow:
     context: jax.Array
     weights: dict
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, B, Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw and its log density from the noise that made it, with no inversion. The key is consumed."""
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+        """Draws and their log densities, computed from the noise without an inverse. The key is consumed."""
         return push(self, key, sample_shape, affine_step(self.scale_and_shift), self.layers())
 
-    def log_prob(self, value):
-        """log q(value): the layers are undone from the last to the first, each in closed form."""
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., B, Z]` -> `[..., B]`: the inverse layers from the last to the first."""
 
         def backward(carry, layer):
             u, log_scale = carry
@@ -69,11 +75,17 @@ class CouplingFlow:
         return (1 - keep) * scale, (1 - keep) * shift
 
 
-@distribution("mean", "log_std", "context", "weights")
+@distribution("mean", "log_std", "context", "weights", density_anywhere=False)
 class InverseAutoregressiveFlow:
-    """q(z) of a Gaussian sent through autoregressive layers, each in the opposite order; z `[K, B, Z]`.
+    """q(z) of a Gaussian transformed by autoregressive layers, each in the opposite order; z `[K, B, Z]`.
 
-    mean, log_std: `[B, Z]`. context: `[B, C]`. weights: a dict as from `init_autoregressive`, shared by the batch.
+    Attributes:
+        mean: of the Gaussian, `[B, Z]`; the layers move the mean of z.
+        log_std: `[B, Z]`.
+        context: `[B, C]`, what the layers' networks see of each example; C may be 0.
+        weights: a dict as from `init_autoregressive`, shared by the batch.
+
+    Source: Kingma et al. (2016), eq. 10.
     """
 
     mean: jax.Array
@@ -81,55 +93,63 @@ class InverseAutoregressiveFlow:
     context: jax.Array
     weights: dict
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, B, Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw and its log density from the noise that made it. The key is consumed."""
-        into, out = autoregressive_masks(*self.weights["in"].shape, self.mean.shape[-1])
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+        """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
+        layers, inputs, width = self.weights["in"].shape
+        into, out = autoregressive_masks(layers, inputs, width, self.mean.shape[-1])
         weights = {**self.weights, "in": into * self.weights["in"], "out": out * self.weights["out"]}
         step = affine_step(lambda layer, u: network(layer, u, self.context))
         return push(self, key, sample_shape, step, weights)
 
-    def log_prob(self, value):
-        """Raises ValueError: at a value drawn elsewhere it takes Z passes one after the other."""
-        raise ValueError(DRAWS_ONLY_ERROR.format("inverse autoregressive flow ('iaf')"))
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Raises ValueError: the inverse at a given value would take Z passes one after the other."""
+        raise ValueError(OWN_DRAWS_ONLY.format("inverse autoregressive flow ('iaf')"))
 
 
-@distribution("mean", "log_std", "weights")
+@distribution("mean", "log_std", "weights", density_anywhere=False)
 class PlanarFlow:
-    """q(z) of a Gaussian sent through planar layers of each example's own; z `[K, B, Z]`.
+    """q(z) of a Gaussian transformed by planar layers with weights for each example; z `[K, B, Z]`.
 
-    mean, log_std: `[B, Z]`. weights: {'w', 'v' `[B, layers, Z]`, 'b' `[B, layers]`}; where w.v < -1 would fold the
-    plane, v is moved along w (their appendix A.1), so that v = 0 is the identity.
+    Where w.v < -1, for which a layer has no inverse, v is moved along w (appendix A.1); v = 0 is the identity.
+
+    Attributes:
+        mean: of the Gaussian, `[B, Z]`; the layers move the mean of z.
+        log_std: `[B, Z]`.
+        weights: {'w': `[B, layers, Z]`, 'v': `[B, layers, Z]`, 'b': `[B, layers]`}.
+
+    Source: Rezende and Mohamed (2015), eq. 10.
     """
 
     mean: jax.Array
     log_std: jax.Array
     weights: dict
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, B, Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw and its log density from the noise that made it. The key is consumed."""
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+        """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         layers = {name: jnp.moveaxis(leaf, 1, 0) for name, leaf in self.weights.items()}
         return push(self, key, sample_shape, planar_step, layers)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
         """Raises ValueError: a planar layer has no inverse in closed form."""
-        raise ValueError(DRAWS_ONLY_ERROR.format("planar flow"))
+        raise ValueError(OWN_DRAWS_ONLY.format("planar flow"))
 
 
-DRAWS_ONLY = (InverseAutoregressiveFlow, PlanarFlow)
-DRAWS_ONLY_ERROR = (
+OWN_DRAWS_ONLY = (
     "the density of an {} is known at its own draws only, and something asks for it elsewhere: use the posterior "
     "'coupling', or an objective that leaves q as it is"
 )
 
 
 def push(q, key, sample_shape, step, layers):
-    """Draws eps, sends it through the layers `step((u, log_det), layer)` and to q's mean and scale: (z, log q(z))."""
+    """Draws eps, applies the layers `step((u, log_det), layer)`, then q's scale and mean: (z, log q(z))."""
     eps = standard_normal(key, sample_shape, q.mean.shape)
     (u, log_det), _ = jax.lax.scan(step, (eps, jnp.zeros_like(eps[..., 0])), layers)
     return q.mean + std_from_log(q.log_std) * u, base_log_prob(eps, q.log_std) - log_det
@@ -150,7 +170,7 @@ def planar_step(carry, layer):
     """u' = u + v' tanh(w.u + b) with w.v' = softplus(w.v + log(e - 1)) - 1 > -1."""
     (u, log_det), (w, v) = carry, (layer["w"], layer["v"])
     dot = (w * v).sum(-1)
-    # w.v' - w.v, which is exactly 0 at 0; below -80, where e^-w.v is too large, it is a line
+    # w.v' - w.v, exactly 0 at 0; linear below -80, where e^-w.v is no float32 number
     more = jnp.log1p(jnp.expm1(-jnp.maximum(dot, -80)) / math.e) + jnp.maximum(-80 - dot, 0)
     v = v + (more / jnp.maximum((w**2).sum(-1), 1e-12))[..., None] * w
     h = jnp.tanh((w * u).sum(-1) + layer["b"])
@@ -176,9 +196,10 @@ def affine(weight, bias, h):
 
 
 def masks(layers, latent_dim):
-    """1 where a layer keeps u and 0 where it moves it, `[layers, Z]`: a bit of each index, then that bit inverted.
+    """1 where a layer keeps u and 0 where it changes it, `[layers, Z]`: a bit of each index, then that bit inverted.
 
-    Layers 2b and 2b + 1 split by bit b, so that two dimensions, differing in some bit, come to act on each other.
+    Layers 2b and 2b + 1 split the dimensions by bit b of their index: any two differ in some bit, whose layers make
+    each of them depend on the other.
     """
     number, bits = jnp.arange(layers)[:, None], max(1, math.ceil(math.log2(latent_dim)))
     chosen = (jnp.arange(latent_dim) >> (number // 2 % bits)) & 1
@@ -188,8 +209,8 @@ def masks(layers, latent_dim):
 def autoregressive_masks(layers, inputs, width, latent_dim):
     """Masks of the two matrices of each layer, `[layers, inputs, width]` and `[layers, width, 2 Z]`. Germain (2015).
 
-    Input i has degree i, from the front or, in odd layers, from the back; hidden units see degrees up to their own and
-    are seen by outputs of higher degree, and by all see the context.
+    Input i has degree i, counted from the front or, in odd layers, from the back. A hidden unit takes inputs of at
+    most its own degree, and the context; an output takes hidden units of lower degree.
     """
     forward = jnp.arange(1, latent_dim + 1)
     degree = jnp.where((jnp.arange(layers) % 2 == 0)[:, None], forward, forward[::-1])
@@ -200,19 +221,45 @@ def autoregressive_masks(layers, inputs, width, latent_dim):
     return jnp.concatenate([into, context], axis=1), out
 
 
-def init_coupling(key, latent_dim, layers, width, context=0):
-    """Weights of `layers` coupling layers with one tanh hidden layer each, at which the flow is the identity.
+def init_coupling(key: jax.Array, latent_dim: int, layers: int, width: int, context: int = 0) -> dict[str, jax.Array]:
+    """Weights of coupling layers with one tanh hidden layer each, at which the flow is the identity.
 
-    The hidden layers are Glorot-uniform, the outputs zero. `context`: C, how many numbers of context there are.
-    For one flow per example: `jax.vmap` over keys. Raises ValueError for a single dimension. The key is consumed.
+    The hidden layers are Glorot-uniform, the outputs zero. For one flow per example: `jax.vmap` over keys.
+
+    Args:
+        key: one key, which is consumed.
+        latent_dim: Z, at least 2.
+        layers: how many layers.
+        width: of the hidden layer.
+        context: C, how many numbers of context each example has.
+
+    Returns:
+        {'in': `[layers, Z + C, width]`, 'in_bias': `[layers, width]`, 'out': `[layers, width, 2 Z]`,
+        'out_bias': `[layers, 2 Z]`}.
+
+    Raises:
+        ValueError: a single dimension, of which no part is left to change the other.
     """
     if latent_dim < 2:
         raise ValueError(f"a coupling flow needs latent_dim >= 2, got {latent_dim}: one part of z moves the other")
     return init_autoregressive(key, latent_dim, layers, width, context)
 
 
-def init_autoregressive(key, latent_dim, layers, width, context=0):
-    """The same weights for autoregressive layers, which take any `latent_dim`. The key is consumed."""
+def init_autoregressive(
+    key: jax.Array, latent_dim: int, layers: int, width: int, context: int = 0
+) -> dict[str, jax.Array]:
+    """Weights of autoregressive layers with one tanh hidden layer each, at which the flow is the identity.
+
+    Args:
+        key: one key, which is consumed.
+        latent_dim: Z, at least 1.
+        layers: how many layers.
+        width: of the hidden layer.
+        context: C, how many numbers of context each example has.
+
+    Returns:
+        Arrays of the names and shapes of `init_coupling`.
+    """
     inputs = latent_dim + context
     limit = math.sqrt(6 / (inputs + width))
     return {

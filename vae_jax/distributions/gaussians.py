@@ -1,8 +1,8 @@
 """Gaussians with correlations, mixtures of Gaussians, Gaussians in two layers, and the point mass they shrink to.
 
-All follow the protocol of distributions.py: `sample`, `log_prob`, for those that serve as q `sample_and_log_prob` with
-one key or a key for each example, nats, and every parameter a leaf. Scales are relative, z = mean + sigma * (...): what
-correlates the dimensions does not have to learn their units, and a closed-form KL is the diagonal one and a remainder.
+All follow the protocol of basic.py: `sample`, `log_prob`, for those that serve as q `sample_and_log_prob` with one key
+or a key for each example, nats, and every parameter a leaf. Correlations are relative to the scales, z = mean + sigma *
+(...), so they are numbers without units, and a closed-form KL is the diagonal Gaussian's plus a remainder.
 """
 
 import jax
@@ -12,6 +12,7 @@ from vae_jax.distributions.basic import (
     CLOSED_FORM_KL,
     LOG_2PI,
     Normal,
+    Shape,
     StandardNormal,
     distribution,
     kl_standard_normal,
@@ -27,24 +28,30 @@ from vae_jax.distributions.basic import (
 class FullNormal:
     """N(mean, L L^T) with L = diag(sigma) (I + lower), the Cholesky factor; z `[K, B, Z]`.
 
-    mean, log_std `[B, Z]`; lower `[B, Z, Z]`, of which only what lies below the diagonal counts. sigma is L's diagonal,
-    so log det L = sum log_std.
+    sigma = exp(log_std) is the diagonal of L, so log det L = sum log_std.
+
+    Attributes:
+        mean: `[B, Z]`.
+        log_std: `[B, Z]`.
+        lower: `[B, Z, Z]`, of which only the elements below the diagonal are used.
     """
 
     mean: jax.Array
     log_std: jax.Array
     lower: jax.Array
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, B, Z]`. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw and its log density, taken from the noise that made it. The key is consumed."""
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+        """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         eps = standard_normal(key, sample_shape, self.mean.shape)
         correlated = eps + jnp.einsum("...ij,...j->...i", jnp.tril(self.lower, -1), eps)
         return self.mean + std_from_log(self.log_std) * correlated, standard_log_prob(eps, self.log_std)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., Z]` -> `[...]`."""
         whitened = whiten(value, self.mean, self.log_std)
         factor = jnp.broadcast_to(jnp.tril(self.lower, -1), (*whitened.shape, whitened.shape[-1]))
         eps = jax.lax.linalg.triangular_solve(
@@ -57,25 +64,32 @@ class FullNormal:
 class LowRankNormal:
     """N(mean, S (I + U U^T) S) with S = diag(sigma): R directions beside a diagonal; z `[K, B, Z]`.
 
-    mean, log_std `[B, Z]`; factor U `[B, Z, R]`. Densities cost R^3 + Z R, by Woodbury's identity. At U = 0 it is
-    diagonal, and stationary since U and -U are the same: a start needs some noise in U.
+    Densities cost R^3 + Z R, by Woodbury's identity. U and -U give the same density, so the gradient at U = 0 is 0:
+    start from a random U.
+
+    Attributes:
+        mean: `[B, Z]`.
+        log_std: log sigma, `[B, Z]`.
+        factor: U, `[B, Z, R]`.
     """
 
     mean: jax.Array
     log_std: jax.Array
     factor: jax.Array
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, B, Z]`. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw and its log density. The key is consumed."""
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+        """Draws and their log densities. The key is consumed."""
         *batch, width, rank = self.factor.shape
         eps, eta = jnp.split(standard_normal(key, sample_shape, (*batch, width + rank)), [width], axis=-1)
         whitened = eps + jnp.einsum("...ir,...r->...i", self.factor, eta)
         return self.mean + std_from_log(self.log_std) * whitened, self.whitened_log_prob(whitened)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., Z]` -> `[...]`."""
         return self.whitened_log_prob(whiten(value, self.mean, self.log_std))
 
     def whitened_log_prob(self, y):
@@ -124,21 +138,29 @@ CLOSED_FORM_KL[FullNormal, StandardNormal] = kl_full_standard
 CLOSED_FORM_KL[LowRankNormal, StandardNormal] = kl_low_rank_standard
 
 
-@distribution("logits", "mean", "log_std")
+@distribution("logits", "mean", "log_std", reparameterized=False)
 class NormalMixture:
-    """sum_c pi_c N(mean_c, sigma_c^2): logits `[C]`, mean and log_std `[C, Z]`, one prior for all; z `[..., Z]`."""
+    """sum_c pi_c N(mean_c, sigma_c^2), the same for all examples; z `[..., Z]`.
+
+    Attributes:
+        logits: log pi up to a constant, `[C]`.
+        mean: of each component, `[C, Z]`.
+        log_std: of each component, `[C, Z]`.
+    """
 
     logits: jax.Array
     mean: jax.Array
     log_std: jax.Array
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, Z]`. The key is consumed."""
         which, noise = jax.random.split(key)
         c = jax.random.categorical(which, self.logits, shape=sample_shape)
         eps = jax.random.normal(noise, (*sample_shape, self.mean.shape[-1]))
         return self.mean[c] + std_from_log(self.log_std[c]) * eps
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., Z]` -> `[...]`."""
         return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + self.component_log_prob(value), axis=-1)
 
     def component_log_prob(self, value):
@@ -159,33 +181,41 @@ class NormalMixture:
 FEW = 32  # components whose densities are computed one by one
 
 
-@distribution("mean")
+@distribution("mean", has_density=False, density_anywhere=False)
 class Dirac:
-    """All mass at `mean` `[B, Z]`: an autoencoder's code. It has no density, and so no bound, KL or log p(x)."""
+    """All mass at one point: an autoencoder's code. It has no density, and so no bound, KL or log p(x).
+
+    Attributes:
+        mean: the point, `[B, Z]`.
+    """
 
     mean: jax.Array
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, B, Z]`. The key is consumed."""
         return jnp.broadcast_to(self.mean, (*sample_shape, *self.mean.shape))
 
 
 @distribution("lower", "upper")
 class TwoLayerPosterior:
-    """q(z1|x) q(z2|z1): `lower` is q(z1|x), `upper` a `jax.tree_util.Partial` from z1 to the Normal of z2.
+    """q(z1|x) q(z2|z1); z is {'z1': `[K, B, Z1]`, 'z2': `[K, B, Z2]`}.
 
-    z is {'z1': `[K, B, Z1]`, 'z2': `[K, B, Z2]`}. Burda et al. (2016), section 2.
+    Attributes:
+        lower: q(z1|x).
+        upper: z1 -> q(z2|z1), a Normal.
+
+    Source: Burda et al. (2016), section 2.
     """
 
     lower: Normal
     upper: jax.tree_util.Partial
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> dict[str, jax.Array]:
+        """Draws `[*sample_shape, B, ...]` of both layers. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key, sample_shape=()):
-        """A draw of both layers and its log density. The key is consumed."""
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.wrap_key_data(key)  # an old-style uint32 key
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Draws of both layers and their log densities. The key is consumed."""
         key = typed(key)
         low_key, high_key = (jax.vmap(jax.random.split, out_axes=1) if key.ndim else jax.random.split)(key)
         z1, log_q1 = self.lower.sample_and_log_prob(low_key, sample_shape)
@@ -195,21 +225,31 @@ class TwoLayerPosterior:
         log_q2 = standard_log_prob(eps, upper.log_std)
         return {"z1": z1, "z2": upper.mean + std_from_log(upper.log_std) * eps}, log_q1 + log_q2
 
-    def log_prob(self, value):
+    def log_prob(self, value: dict[str, jax.Array]) -> jax.Array:
+        """Log densities in nats, of both layers, `[...]`."""
         return self.lower.log_prob(value["z1"]) + self.upper(value["z1"]).log_prob(value["z2"])
 
 
 @distribution("lower", static=("dim",))
 class TwoLayerPrior:
-    """p(z2) p(z1|z2): N(0, I) over z2 `[..., dim]`, `lower` a `jax.tree_util.Partial` from z2 to the Normal of z1."""
+    """p(z2) p(z1|z2) with p(z2) = N(0, I); z is {'z1': `[..., Z1]`, 'z2': `[..., Z2]`}.
+
+    Attributes:
+        lower: z2 -> p(z1|z2), a Normal.
+        dim: Z2.
+
+    Source: Burda et al. (2016), section 2.
+    """
 
     lower: jax.tree_util.Partial
     dim: int
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> dict[str, jax.Array]:
+        """Draws `[*sample_shape, ...]` of both layers. The key is consumed."""
         high_key, low_key = jax.random.split(key)
         z2 = StandardNormal((self.dim,)).sample(high_key, sample_shape)
         return {"z1": self.lower(z2).sample(low_key), "z2": z2}
 
-    def log_prob(self, value):
+    def log_prob(self, value: dict[str, jax.Array]) -> jax.Array:
+        """Log densities in nats, of both layers, `[...]`."""
         return StandardNormal((self.dim,)).log_prob(value["z2"]) + self.lower(value["z2"]).log_prob(value["z1"])

@@ -1,45 +1,53 @@
 """Densities of images beside Bernoulli and Normal: for grey values in [0, 1], and for values on a grid of levels.
 
-All follow the protocol of distributions.py (`sample`, `mean`, `log_prob`; nats; pytrees) with parameters
-`[K, B, *event]` and the last `event_ndims` axes one event. A grid of L levels is 0, 1/(L-1), ..., 1; bytes have 256. On
-it log_prob is the log probability of the level nearest to a value, so that sums over levels are one.
+All follow the protocol of basic.py (`sample`, `mean`, `log_prob`; nats; pytrees) with parameters `[K, B, *event]` whose
+last `event_ndims` axes are one event. A grid of L levels is 0, 1/(L-1), ..., 1; bytes have 256 levels. `log_prob` is
+then the log probability of the level nearest to a value, so that the probabilities of all levels add up to one.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from vae_jax.distributions.basic import bernoulli_log_prob, distribution, flat_event, sum_event
+from vae_jax.distributions.basic import Shape, bernoulli_log_prob, distribution, flat_event, sum_event
 
 NEAR_HALF = 0.2  # |logit| below which the normalizer of a continuous Bernoulli is a series, to float32's last digit
 
 
 @distribution("logits", static=("event_ndims",))
 class ContinuousBernoulli:
-    """p(x) = C(l) s^x (1-s)^(1-x) on [0, 1], s = sigmoid(l), C(l) = l / tanh(l/2). Loaiza-Ganem and Cunningham (2019).
+    """p(x) = C(l) s^x (1-s)^(1-x) on [0, 1] with s = sigmoid(l), C(l) = l / tanh(l/2), C(0) = 2.
 
-    In the logit l the normalizer has no singularity: C(0) = 2.
+    Attributes:
+        logits: l, `[K, B, *event]`.
+        event_ndims: how many of the last axes are one event.
+
+    Source: Loaiza-Ganem and Cunningham (2019).
     """
 
     logits: jax.Array
     event_ndims: int = 1
 
     @property
-    def mean(self):
+    def mean(self) -> jax.Array:
         """1 / (1 - e^-l) - 1/l, which is 1/2 at l = 0."""
         near, away = split_near_half(self.logits)
         small = jnp.where(near, self.logits, 0)
         # 1/2 coth(l/2) - 1/l without cancellation near 0
         return jnp.where(near, 0.5 + small / 12 - small**3 / 720, 0.5 + 0.5 / jnp.tanh(away / 2) - 1 / away)
 
-    def sample(self, key, sample_shape=()):
-        """Inverts the distribution function: x = log(1 + u (e^l - 1)) / l for l < 0, and its mirror image for l > 0."""
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws by the inverse distribution function: x = log(1 + u (e^l - 1)) / l for l < 0, 1 - x of -l for l > 0.
+
+        The key is consumed.
+        """
         u = jax.random.uniform(key, (*sample_shape, *self.logits.shape))
         negative = -jnp.maximum(jnp.abs(self.logits), 1e-6)
         x = jnp.clip(jnp.log1p(u * jnp.expm1(negative)) / negative, 0, 1)
         return jnp.where(self.logits < 0, x, 1 - x)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log densities in nats, `[..., B, *event]` -> `[..., B]`."""
         log_normalizer = sum_event(log_continuous_normalizer(self.logits), self.event_ndims)
         return bernoulli_log_prob(self.logits, value, self.event_ndims) + log_normalizer
 
@@ -63,22 +71,30 @@ def to_level(value, levels):
     return jnp.clip(jnp.round(value * (levels - 1)), 0, levels - 1)
 
 
-@distribution("logits", static=("event_ndims",))
+@distribution("logits", static=("event_ndims",), reparameterized=False)
 class Categorical:
-    """Independent levels with logits `[K, B, *event, L]`; values i / (L-1)."""
+    """Independent levels, each with a probability of its own; values i / (L-1).
+
+    Attributes:
+        logits: of the L levels, `[K, B, *event, L]`.
+        event_ndims: how many of the axes before the last are one event.
+    """
 
     logits: jax.Array
     event_ndims: int = 1
 
     @property
-    def mean(self):
+    def mean(self) -> jax.Array:
+        """E[x], `[K, B, *event]`."""
         return jax.nn.softmax(self.logits) @ jnp.linspace(0, 1, self.logits.shape[-1])
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, K, B, *event]`. The key is consumed."""
         level = jax.random.categorical(key, self.logits, shape=(*sample_shape, *self.logits.shape[:-1]))
         return level / (self.logits.shape[-1] - 1)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log probabilities in nats, `[..., B, *event]` -> `[..., B]`."""
         *event, levels = self.logits.shape
         shape = jnp.broadcast_shapes(jnp.shape(value), event)
         level = jnp.broadcast_to(to_level(value, levels), shape).astype(int)
@@ -87,9 +103,16 @@ class Categorical:
         return sum_event(log_p, self.event_ndims)
 
 
-@distribution("log_a", "log_b", static=("levels", "event_ndims"))
+@distribution("log_a", "log_b", static=("levels", "event_ndims"), reparameterized=False)
 class BetaBinomial:
-    """(L-1) x ~ BetaBinomial(L-1, a, b): a Binomial whose probability is Beta(a, b), so it may be narrow or wide."""
+    """(L-1) x ~ BetaBinomial(L-1, a, b): a Binomial whose probability is Beta(a, b), so it may be narrow or wide.
+
+    Attributes:
+        log_a: log a, `[K, B, *event]`.
+        log_b: log b, `[K, B, *event]`.
+        levels: L.
+        event_ndims: how many of the last axes are one event.
+    """
 
     log_a: jax.Array
     log_b: jax.Array
@@ -97,24 +120,28 @@ class BetaBinomial:
     event_ndims: int = 1
 
     @property
-    def mean(self):
+    def mean(self) -> jax.Array:
+        """E[x], `[K, B, *event]`."""
         return jax.nn.sigmoid(self.log_a - self.log_b)
 
     def concentrations(self):
         """(a, b) inside e^-20 ... e^20, where float32 keeps beta functions finite."""
         return [jnp.exp(jax.lax.clamp(-20.0, log, 20.0)) for log in (self.log_a, self.log_b)]
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, K, B, *event]`. The key is consumed."""
         shape, (beta_key, count_key) = (*sample_shape, *self.log_a.shape), jax.random.split(key)
         probability = jax.random.beta(beta_key, *self.concentrations(), shape=shape)
         return jax.random.binomial(count_key, self.levels - 1, probability, shape=shape) / (self.levels - 1)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
         """log of  n! / (k! (n-k)!) B(k + a, n - k + b) / B(a, b)  with n = L - 1."""
         (a, b), n = self.concentrations(), self.levels - 1.0
         k = to_level(value, self.levels)
         choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-        scale = jax.lax.stop_gradient(jnp.maximum(a + b, 1.0))  # of no effect, but on the size of the terms
+        scale = jax.lax.stop_gradient(
+            jnp.maximum(a + b, 1.0)
+        )  # cancels in the sum of the three terms, and keeps each of them small
         beta = log_rising(a, k, scale) + log_rising(b, n - k, scale) - log_rising(a + b, n, scale)
         return sum_event(choose + beta, self.event_ndims)
 
@@ -122,7 +149,7 @@ class BetaBinomial:
 def log_rising(x, k, scale):
     """log Gamma(x + k) - log Gamma(x) - k log scale, by Stirling's series where x is large.
 
-    There the two have hardly a digit of their difference: log Gamma(1e8) is 2e9, which float32 rounds to 128.
+    There the difference of the two loses its digits: log Gamma(1e8) is 2e9, where neighbours in float32 are 128 apart.
     """
     small, large = jnp.minimum(x, 8), jnp.maximum(x, 8)
     series = lambda r: r * (1 / 12 - r**2 * (1 / 360 - r**2 / 1260))
@@ -148,9 +175,18 @@ def logistic_level_log_prob(mean, log_scale, value, levels):
     return jnp.where((level <= 0) | (level >= levels - 1), edge, inside)
 
 
-@distribution("mean_logistic", "log_scale", static=("levels", "event_ndims"))
+@distribution("mean_logistic", "log_scale", static=("levels", "event_ndims"), reparameterized=False)
 class DiscretizedLogistic:
-    """A logistic, `mean_logistic` and exp(log_scale), cut into levels. Kingma et al. (2016), appendix."""
+    """A logistic distribution cut into levels: the mass of each level's bin, the first and last bins open.
+
+    Attributes:
+        mean_logistic: mean of the logistic, `[K, B, *event]`.
+        log_scale: log of its scale, `[K, B, *event]`.
+        levels: L.
+        event_ndims: how many of the last axes are one event.
+
+    Source: Kingma et al. (2016), appendix.
+    """
 
     mean_logistic: jax.Array
     log_scale: jax.Array
@@ -158,16 +194,18 @@ class DiscretizedLogistic:
     event_ndims: int = 1
 
     @property
-    def mean(self):
-        """Of the levels: 0 to 1 by the exact sum 1/(L-1) sum_i P(level >= i)."""
+    def mean(self) -> jax.Array:
+        """E[x] of the discretized distribution, `[K, B, *event]`: the exact sum 1/(L-1) sum_i P(level >= i)."""
         return expected_level(self.mean_logistic, self.log_scale, self.levels)
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws `[*sample_shape, K, B, *event]`. The key is consumed."""
         shape = (*sample_shape, *self.mean_logistic.shape)
         noise = jax.random.logistic(key, shape)
         return snap(self.mean_logistic + jnp.exp(self.log_scale) * noise, self.levels)
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log probabilities in nats, `[..., B, *event]` -> `[..., B]`."""
         log_p = logistic_level_log_prob(self.mean_logistic, self.log_scale, value, self.levels)
         return sum_event(log_p, self.event_ndims)
 
@@ -184,14 +222,23 @@ def expected_level(mean, log_scale, levels):
     return jax.lax.fori_loop(1, levels, add, jnp.zeros_like(mean * inverse)) / (levels - 1)
 
 
-@distribution("logits", "means", "log_scales", "coefficients", static=("levels", "event_ndims"))
+@distribution("logits", "means", "log_scales", "coefficients", static=("levels", "event_ndims"), reparameterized=False)
 class LogisticMixture:
-    """A mixture of M discretized logistics for each pixel, whose channels share its component. Salimans et al. (2017).
+    """A mixture of M discretized logistics for each pixel; the channels of a pixel have the same component.
 
-    All `[K, B, *event, M]` with channels the last axis of the event. In component m the mean of green is moved by its
-    coefficient times red, that of blue by its own times red and green's second one times green:
-    mean_g + c_g r,  mean_b + c_b r + c_r g. One channel has none of this.
-    The logits of a pixel are the sum over its channels.
+    In component m the mean of green is mean_g + c_g r, that of blue mean_b + c_b r + c_r g, where r and g are the red
+    and green values of the pixel and c_r, c_g, c_b the tanh of the coefficients of the channels. With one channel the
+    coefficients are not used.
+
+    Attributes:
+        logits: `[K, B, *event, M]` with channels the last axis of the event; a pixel's are summed over its channels.
+        means: `[K, B, *event, M]`.
+        log_scales: `[K, B, *event, M]`.
+        coefficients: `[K, B, *event, M]`.
+        levels: L.
+        event_ndims: how many of the axes before the last are one event.
+
+    Source: Salimans et al. (2017).
     """
 
     logits: jax.Array
@@ -217,8 +264,8 @@ class LogisticMixture:
             axis=-2,
         )
 
-    def sample(self, key, sample_shape=()):
-        """The component of each pixel, then its channels in turn. The key is consumed."""
+    def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
+        """Draws the component of each pixel, then its channels in turn. The key is consumed."""
         which, noise_key = jax.random.split(key)
         logits = jnp.broadcast_to(self.pixel_logits(), (*sample_shape, *self.pixel_logits().shape))
         component = jax.random.categorical(which, logits)[..., None, None]
@@ -233,8 +280,8 @@ class LogisticMixture:
         return value
 
     @property
-    def mean(self):
-        """Of the levels: exact for one channel; for three, of each component at the means of the channels before."""
+    def mean(self) -> jax.Array:
+        """E[x], `[K, B, *event]`: exact for one channel; of three, each at the means of the channels before it."""
         weights = jnp.exp(self.pixel_logits())[..., None, :]
         value = (weights * expected_level(self.means, self.log_scales, self.levels)).sum(-1)
         for channel in range(1, value.shape[-1] if value.shape[-1] == 3 else 1):
@@ -242,7 +289,8 @@ class LogisticMixture:
             value = value.at[..., channel].set((weights * level).sum(-1)[..., channel])
         return value
 
-    def log_prob(self, value):
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log probabilities in nats, `[..., B, *event]` -> `[..., B]`."""
         value = jnp.broadcast_to(value, jnp.broadcast_shapes(jnp.shape(value), self.means.shape[:-1]))
         grid = snap(value, self.levels)
         log_p = logistic_level_log_prob(self.channel_means(grid), self.log_scales, grid[..., None], self.levels)

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from vae_jax.data import order as streams
-from vae_jax.distributions.basic import Normal
-from vae_jax.distributions.flows import DRAWS_ONLY
+from vae_jax.distributions.basic import Normal, density_anywhere, has_density
 from vae_jax.distributions.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.keys import Use, fold_each, split_keys
 from vae_jax.models.inference import fit_q_params, has_table
@@ -112,9 +111,9 @@ def bound(model, params, chunk, num_samples=1, stop_q=False):
     decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
 
     def value(keys, x, q):
-        if isinstance(q, Dirac):
+        if not has_density(q):
             return decode(q.mean[None]).log_prob(x)[0]
-        if stop_q and not isinstance(q, DRAWS_ONLY):
+        if stop_q and density_anywhere(q):
             return score(x, *draw(keys, q, num_samples, stop="q"), decode, prior).elbo
         return elbo_fn(keys, x, q, decode, prior, num_samples).elbo
 

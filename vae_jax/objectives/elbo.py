@@ -12,19 +12,24 @@ serves an encoder network, a table of variational parameters or somebody else's 
 NumPyro's `sample(key, sample_shape)` and `log_prob(value)`.
 """
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.basic import StandardNormal, closed_form_kl
+from vae_jax.distributions.basic import Distribution, StandardNormal, closed_form_kl
+
+Decode = Callable[[Any], Distribution]  # z -> p(x|z)
+KL = str | Callable[[Distribution, Distribution], jax.Array]  # 'auto', 'monte_carlo' or (q, prior) -> [B]
 
 
 class Elbo(NamedTuple):
-    """The bound and what it is made of, in nats.
+    """The bound and its terms in nats: elbo = log_likelihood - kl.
 
-    With K samples `elbo = log_likelihood - kl`. When `kl` is a closed form, `elbo` differs from `log_weights.mean(0)`
-    by the sampling noise of the KL, which the closed form does not have.
+    When `kl` is a closed form, `elbo` differs from `log_weights.mean(0)` by the sampling noise of the KL, which the
+    closed form does not have. Of an autoencoder, whose q has no density, all but log_likelihood, log_lik and z is None.
     """
 
     elbo: jax.Array  # [B] the bound, whatever is being optimized
@@ -34,39 +39,70 @@ class Elbo(NamedTuple):
     log_q: jax.Array  # [K, B]
     log_prior: jax.Array  # [K, B]
     log_lik: jax.Array  # [K, B]
-    z: jax.Array  # [K, B, ...], or a pytree of such
+    z: Any  # [K, B, ...], an array or a pytree of arrays
 
 
-def elbo_fn(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
-    """ELBO(x) = E_q log p(x|z) - KL(q || p) from `num_samples` draws. Kingma and Welling (2014), eq. 3 and 10.
+def elbo_fn(
+    key: jax.Array,
+    x: jax.Array,
+    q: Distribution,
+    decode: Decode,
+    prior: Distribution | None = None,
+    num_samples: int = 1,
+    *,
+    kl: KL = "auto",
+) -> Elbo:
+    """ELBO(x) = E_q log p(x|z) - KL(q || p), estimated from K = num_samples draws of z.
 
-    key: one key, or for our own families one per example `[B]`; the key is consumed.
-    x: `[B, ...]`. q: q(z|x) with batch shape `[B]`. decode: z -> p(x|z). prior: p(z); None is the standard normal.
-    kl: 'auto' uses the closed form where the pair (q, prior) has one, 'monte_carlo' never does, a function
-        `(q, prior) -> [B]` is called. Returns an `Elbo`, nats per example.
-    Raises ValueError where a log_prob is not `[K, B]` or `kl` is none of these.
+    Args:
+        key: one key, or for a q of this package one for each example `[B]`. The key is consumed.
+        x: data `[B, ...]`.
+        q: q(z|x) with batch shape `[B]`.
+        decode: z `[K, B, ...]` -> p(x|z) with batch shape `[K, B]`.
+        prior: p(z); None is the standard normal over the last axis of z.
+        num_samples: K.
+        kl: 'auto' uses the closed form where the pair (q, prior) has one, 'monte_carlo' never does, a function
+            `(q, prior) -> [B]` is called.
+
+    Returns:
+        The bound and its terms, nats per example.
+
+    Raises:
+        ValueError: a log_prob is not `[K, B]`, or `kl` is none of these.
+
+    Source: Kingma and Welling (2014), eq. 3 and 10.
     """
     z, log_q = draw(key, q, num_samples)
     return score(x, z, log_q, decode, prior, resolve_kl(kl, q, prior, z))
 
 
-def resolve_kl(kl, q, prior, z):
+def resolve_kl(kl: KL, q, prior, z) -> jax.Array | None:
     """KL(q || prior) `[B]` as `elbo_fn`'s argument `kl` asks for it, or None where the draws are to estimate it."""
-    if callable(kl):
-        return kl(q, standard_normal_like(z) if prior is None else prior)
-    if kl not in ("auto", "monte_carlo"):
-        raise ValueError(f"kl = {kl!r}: expected 'auto', 'monte_carlo' or a function (q, prior) -> [B]")
     if kl == "monte_carlo":
         return None
-    return closed_form_kl(q, standard_normal_like(z) if prior is None else prior)
+    formula = closed_form_kl if kl == "auto" else kl
+    if isinstance(formula, str) or not callable(formula):
+        raise ValueError(f"kl = {kl!r}: expected 'auto', 'monte_carlo' or a function (q, prior) -> [B]")
+    return formula(q, standard_normal_like(z) if prior is None else prior)
 
 
-def draw(key, q, num_samples, stop=None):
-    """`num_samples` reparameterized draws and their own log density: (z `[K, B, ...]`, log_q `[K, B]`).
+def draw(key: jax.Array, q: Distribution, num_samples: int, stop: str | None = None) -> tuple[Any, jax.Array]:
+    """K = num_samples draws z ~ q and log q(z), with the gradient that an estimator needs.
 
-    stop='q' stops the gradient of q's parameters in log q while it still flows through z (sticking the landing, DReG:
-    Roeder et al. 2017, eq. 8); stop='z' stops it in the sample instead, leaving the score d log q / d parameters.
-    Raises ValueError for a q that keeps parameters where stopping cannot reach them. The key is consumed.
+    Args:
+        key: one key, or for a q of this package one for each example `[B]`. The key is consumed.
+        q: q(z|x) with batch shape `[B]`.
+        num_samples: K.
+        stop: None: gradients flow through z and through q's parameters in log q. 'q': through z alone (sticking the
+            landing, DReG). 'z': through the parameters alone, the score d log q / d parameters (TVO).
+
+    Returns:
+        z `[K, B, ...]`, an array or a pytree of arrays, and log_q `[K, B]` in nats.
+
+    Raises:
+        ValueError: another `stop`, or stop='q' for a q with parameters that are not leaves of its pytree.
+
+    Source: Roeder et al. (2017), eq. 8.
     """
     if stop is None:
         return _draw_with_log_prob(key, q, num_samples)
@@ -80,7 +116,7 @@ def draw(key, q, num_samples, stop=None):
     return z, jax.lax.stop_gradient(q).log_prob(z)
 
 
-def _draw_with_log_prob(key, q, num_samples):
+def _draw_with_log_prob(key, q: Any, num_samples):
     """Uses the log density that comes with the draw wherever q offers one: a flow need never be inverted."""
     if hasattr(q, "sample_and_log_prob"):  # ours
         return q.sample_and_log_prob(key, (num_samples,))
@@ -94,7 +130,7 @@ def _draw_with_log_prob(key, q, num_samples):
 
 
 def _refuse_hidden_parameters(q, z):
-    """A parameter outside q's pytree leaves (a network in NumPyro's IAF) would keep its gradient without a word."""
+    """A parameter that is no leaf of q's pytree (a network in NumPyro's IAF) would keep its gradient silently."""
     if jax.tree_util.all_leaves([q]):
         raise ValueError(f"cannot stop the gradient of {type(q).__name__}'s parameters: it is not a pytree")
     leaves, treedef = jax.tree.flatten(q)
@@ -106,12 +142,29 @@ def _refuse_hidden_parameters(q, z):
         )
 
 
-def score(x, z, log_q, decode, prior=None, kl=None):
-    """The terms of the bound at given draws: z `[K, B, ...]` with log_q `[K, B]` -> Elbo, nats.
+def score(
+    x: jax.Array,
+    z: Any,
+    log_q: jax.Array,
+    decode: Decode,
+    prior: Distribution | None = None,
+    kl: jax.Array | None = None,
+) -> Elbo:
+    """The terms of the bound at given draws: log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x).
 
-    kl: KL(q || p) `[B]` if it is known in closed form; None estimates it by `(log_q - log_prior).mean(0)`.
-    z is looked into only if `prior` is None (the standard normal), so it may be any pytree.
-    Raises ValueError where a log_prob is not `[K, B]`.
+    Args:
+        x: data `[B, ...]`.
+        z: draws `[K, B, ...]`; with a prior given, any pytree, since only `decode` and `prior` look inside.
+        log_q: log q(z|x) of the draws, `[K, B]` in nats.
+        decode: z -> p(x|z) with batch shape `[K, B]`.
+        prior: p(z); None is the standard normal over the last axis of z.
+        kl: KL(q || p) `[B]` in nats where a formula gives it; None estimates it by `(log_q - log_prior).mean(0)`.
+
+    Returns:
+        The bound and its terms, nats per example.
+
+    Raises:
+        ValueError: a log_prob is not `[K, B]`, or `kl` is not `[B]`.
     """
     prior = standard_normal_like(z) if prior is None else prior
     batch = jnp.shape(jax.tree.leaves(x)[0])[:1]
@@ -139,6 +192,50 @@ def _require_shape(name, log_prob, expected):
         )
 
 
-def importance_bound(log_weights):
-    """L_K = log 1/K sum_k w_k, `[K, B]` -> `[B]`, nats; E L_K rises with K to log p(x). Burda et al. (2016), eq. 8."""
+def importance_bound(log_weights: jax.Array) -> jax.Array:
+    """L_K = log 1/K sum_k w_k, whose expectation rises with K to log p(x).
+
+    Args:
+        log_weights: log w, `[K, B]` in nats.
+
+    Returns:
+        L_K `[B]` in nats.
+
+    Source: Burda et al. (2016), eq. 8.
+    """
     return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
+
+
+class ObjectiveFunction(Protocol):
+    """What is optimized: `elbo_fn`'s arguments, and weights of its own, -> (value `[B]` to ascend, `Elbo`), in nats."""
+
+    def __call__(
+        self,
+        key: jax.Array,
+        x: jax.Array,
+        q: Distribution,
+        decode: Decode,
+        prior: Distribution | None = None,
+        num_samples: int = 1,
+        *,
+        kl: KL = "auto",
+        **weights: Any,
+    ) -> tuple[jax.Array, Elbo]:
+        """The objective and the terms of the true bound."""
+        ...
+
+
+def objective(function: Callable[..., tuple[Any, Elbo]]) -> ObjectiveFunction:
+    """Decorator of an objective: the types that it shares with `elbo_fn`, so that they are written once.
+
+    Args:
+        function: takes `elbo_fn`'s arguments and weights of its own.
+
+    Returns:
+        The function itself, with the annotations of `elbo_fn` beside its own.
+    """
+    coupling = {"num_examples": int | None, "gather": Callable[[Any], Any] | None}  # of a batch's examples
+    shared = elbo_fn.__annotations__ | coupling | {"return": tuple[jax.Array, Elbo]}
+    taken = {name: shared[name] for name in (*inspect.signature(function).parameters, "return") if name in shared}
+    function.__annotations__ = taken | function.__annotations__
+    return function

@@ -1,9 +1,9 @@
 """What is optimized. An objective has `elbo_fn`'s arguments and returns (value `[B]` to ascend, `Elbo`), in nats.
 
-The `Elbo` is the true bound whatever is optimized, so runs under different objectives stay comparable; for an
-autoencoder, whose q has no density, all of it but the reconstruction is None. Scalars beside `elbo_fn`'s arguments are
-weights, named in OBJECTIVES and passed traced, so that a schedule or a sweep need not recompile. Those made of
-importance weights are in importance.py; those here weigh the two terms of the bound, or look at a batch as a whole.
+The `Elbo` is the true bound whatever is optimized, so runs under different objectives can be compared; for an
+autoencoder, whose q has no density, all of it but the reconstruction is None. Scalar arguments beside those of
+`elbo_fn` are weights: OBJECTIVES names them and they are traced, so that a schedule or a sweep does not recompile.
+The objectives here weigh the two terms of the bound or couple a batch; importance.py has those of importance weights.
 """
 
 import math
@@ -12,35 +12,82 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions.basic import LOG_2PI, Normal, StandardNormal, kl_of_dimensions, std_from_log, typed
-from vae_jax.objectives.elbo import Elbo, elbo_fn
+from vae_jax.objectives.elbo import Elbo, elbo_fn, objective
 
 
+@objective
 def elbo(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
-    """ELBO = E_q log p(x|z) - KL(q || p). Kingma and Welling (2014), eq. 3. The key is consumed."""
+    """ELBO = E_q log p(x|z) - KL(q || p).
+
+    Args:
+        key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
+
+    Returns:
+        The objective `[B]` and the terms of the bound, nats per example.
+
+    Source: Kingma and Welling (2014), eq. 3.
+    """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
     return terms.elbo, terms
 
 
-def beta_elbo(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=1.0, reconstruction=1.0):
-    """reconstruction * E_q log p(x|z) - beta KL(q || p). Higgins et al. (2017), eq. 4. The key is consumed.
+@objective
+def beta_elbo(
+    key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta: float = 1.0, reconstruction: float = 1.0
+):
+    """beta-VAE: reconstruction * E_q log p(x|z) - beta KL(q || p).
 
-    reconstruction = 0 leaves the KL alone, beta = 0 the reconstruction alone.
+    Args:
+        key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
+        beta: weight of the KL.
+        reconstruction: weight of the reconstruction.
+
+    Returns:
+        The objective `[B]` and the terms of the bound, nats per example.
+
+    Source: Higgins et al. (2017), eq. 4.
     """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
     return reconstruction * terms.log_likelihood - beta * terms.kl, terms
 
 
-def capacity(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=1.0, capacity=0.0):
-    """E_q log p(x|z) - beta |KL(q || p) - C|, C nats to be used. Burgess et al. (2018), eq. 8. The key is consumed."""
+@objective
+def capacity(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta: float = 1.0, capacity: float = 0.0):
+    """E_q log p(x|z) - beta |KL(q || p) - C|.
+
+    Args:
+        key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
+        beta: weight of the distance between the KL and C.
+        capacity: C, the KL to be reached, nats.
+
+    Returns:
+        The objective `[B]` and the terms of the bound, nats per example.
+
+    Source: Burgess et al. (2018), eq. 8.
+    """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
     return terms.log_likelihood - beta * jnp.abs(terms.kl - capacity), terms
 
 
-def free_bits(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", free=0.0, num_examples=None, gather=None):
-    """E_q log p(x|z) - sum_j max(free, E_batch KL_j). Kingma et al. (2016), eq. 15. The key is consumed.
+@objective
+def free_bits(
+    key, x, q, decode, prior=None, num_samples=1, *, kl="auto", free: float = 0.0, num_examples=None, gather=None
+):
+    """Free bits: E_q log p(x|z) - sum_j max(free, E_batch KL_j).
 
-    j are the dimensions of z where q and p are both diagonal Gaussians, otherwise z as a whole; `free` is nats for
-    each. Couples the batch: `gather` brings `[b, ...]` of this device to `[B, ...]` of all.
+    j are the dimensions of z where q and p are both diagonal Gaussians; otherwise there is one j, all of z. The mean
+    over the batch couples its examples.
+
+    Args:
+        key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
+        free: nats of each j that cost nothing.
+        num_examples: not used.
+        gather: brings `[b, ...]` of this device to `[B, ...]` of all devices; None for one device.
+
+    Returns:
+        The objective `[B]` and the terms of the bound, nats per example.
+
+    Source: Kingma et al. (2016), eq. 15.
     """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
     parts = kl_of_dimensions(q, StandardNormal(()) if prior is None else prior)
@@ -48,12 +95,28 @@ def free_bits(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", free=0
     return terms.log_likelihood - jnp.maximum(free, average).sum(), terms
 
 
-def beta_tc(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=1.0, num_examples=None, gather=None):
-    """E_q log p(x|z) - MI(x; z) - beta TC(z) - sum_j KL(q(z_j) || p(z_j)). Chen et al. (2018), eq. 4.
+@objective
+def beta_tc(
+    key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta: float = 1.0, num_examples=None, gather=None
+):
+    """beta-TCVAE: E_q log p(x|z) - MI(x; z) - beta TC(z) - sum_j KL(q(z_j) || p(z_j)).
 
-    The aggregate posterior of N = num_examples is estimated from the batch, log q(z) = log 1/(N B) sum_j q(z|x_j):
-    their minibatch-weighted sampling, eq. S2. Couples the batch, see `free_bits`; N is B by default. The three terms
-    add up to log q(z|x) - log p(z). Raises ValueError for a q or p that is no diagonal Gaussian. The key is consumed.
+    The aggregate posterior is estimated from the batch, log q(z) = log 1/(N B) sum_j q(z|x_j): minibatch-weighted
+    sampling, eq. S2, which couples the examples of a batch. The three terms add up to log q(z|x) - log p(z).
+
+    Args:
+        key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
+        beta: weight of the total correlation TC.
+        num_examples: N, the size of the training set; None: B.
+        gather: brings `[b, ...]` of this device to `[B, ...]` of all devices; None for one device.
+
+    Returns:
+        The objective `[B]` and the terms of the bound, nats per example.
+
+    Raises:
+        ValueError: q is no diagonal Gaussian, or the prior is not the standard normal.
+
+    Source: Chen et al. (2018), eq. 4.
     """
     if not isinstance(q, Normal) or not (prior is None or isinstance(prior, StandardNormal)):
         raise ValueError("beta_tc needs diagonal Gaussian posteriors and the standard normal prior: they factorize")
@@ -74,11 +137,27 @@ def log_normal(z, mean, log_std):
     return -0.5 * (((z - mean) * std_from_log(-log_std)) ** 2 + LOG_2PI) - log_std
 
 
+@objective
 def mmd(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=0.0, mmd=10.0, num_examples=None, gather=None):
-    """E_q log p(x|z) - beta KL(q || p) - mmd MMD^2(q(z), p(z)) over the batch. Zhao et al. (2019), eq. 6.
+    """E_q log p(x|z) - beta KL(q || p) - mmd MMD^2(q(z), p(z)), the MMD between the batch and draws of the prior.
 
-    beta = 0 is the Wasserstein autoencoder of Tolstikhin et al. (2018), beta = 1 - alpha and mmd = alpha + lambda - 1
-    the InfoVAE. Couples the batch, see `free_bits`. Raises ValueError for a z of several arrays. The key is consumed.
+    beta = 0 is the Wasserstein autoencoder of Tolstikhin et al. (2018); beta = 1 - alpha and mmd = alpha + lambda - 1
+    the InfoVAE. The MMD couples the examples of a batch.
+
+    Args:
+        key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
+        beta: weight of the KL.
+        mmd: weight of the squared MMD.
+        num_examples: not used.
+        gather: brings `[b, ...]` of this device to `[B, ...]` of all devices; None for one device.
+
+    Returns:
+        The objective `[B]` and the terms of the bound, nats per example.
+
+    Raises:
+        ValueError: z is several arrays.
+
+    Source: Zhao et al. (2019), eq. 6.
     """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
     if not isinstance(terms.z, jax.Array):
@@ -109,13 +188,25 @@ def gathered(gather, tree):
     return tree if gather is None else gather(tree)
 
 
-def autoencoder(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", code=0.0):
-    """log p(x|z) - code |z|^2 / 2 at z = q.mean: an autoencoder, or with a weight RAE-L2. Ghosh et al. (2020), eq. 6.
+@objective
+def autoencoder(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", code: float = 0.0):
+    """log p(x|z) - code |z|^2 / 2 at z = q.mean: an autoencoder, or with code > 0 the regularized RAE-L2.
 
-    The limit of the bound for a q without width, whose KL is infinite: no ELBO is reported. The key is not used.
+    The bound of such a q is minus infinity, so no ELBO and no KL are reported.
+
+    Args:
+        x, decode: as in `elbo_fn`.
+        q: a distribution with a `mean` `[B, Z]`.
+        key, prior, num_samples, kl: not used.
+        code: weight of the code's squared length.
+
+    Returns:
+        The objective `[B]` and an `Elbo` with log_likelihood, log_lik and z, nats per example.
+
+    Source: Ghosh et al. (2020), eq. 6.
     """
     z = q.mean[None]
     log_lik = decode(z).log_prob(x)
     reconstruction = log_lik.mean(0)
-    terms = Elbo(None, reconstruction, None, None, None, None, log_lik, z)
+    terms = Elbo(None, reconstruction, None, None, None, None, log_lik, z)  # pyright: ignore[reportArgumentType]
     return reconstruction - 0.5 * code * (q.mean**2).sum(-1), terms

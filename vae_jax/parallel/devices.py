@@ -12,7 +12,7 @@ import pathlib
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -25,11 +25,17 @@ AXIS = "devices"
 
 
 class Axis(NamedTuple):
-    """What a step needs to know of the devices beside it."""
+    """What a step does with the other devices; each is a function of a pytree.
 
-    vary: Callable  # marks replicated values as this device's own, so that their gradient is this device's share
-    sum: Callable  # over the devices
-    gather: Callable  # [b, ...] of each device -> [B, ...] on all
+    Attributes:
+        vary: marks replicated values as this device's own, so that their gradient is this device's share.
+        sum: over the devices.
+        gather: `[b, ...]` of each device -> `[B, ...]` on all.
+    """
+
+    vary: Callable[[Any], Any]
+    sum: Callable[[Any], Any]
+    gather: Callable[[Any], Any]
 
 
 NO_AXIS = Axis(vary=lambda tree: tree, sum=lambda tree: tree, gather=lambda tree: tree)
@@ -43,13 +49,30 @@ DEVICES = Axis(
 )
 
 
-def axis(mesh):
-    """What a step needs to know of the devices of `mesh`; summed over one, gradients would be copied for nothing."""
+def axis(mesh: Mesh) -> Axis:
+    """What a step does with the other devices of a mesh; on one device nothing, since a sum over one is a copy.
+
+    Args:
+        mesh: the devices.
+
+    Returns:
+        The functions of the axis.
+    """
     return DEVICES if mesh.size > 1 else NO_AXIS
 
 
-def make_mesh(num_devices=0):
-    """A mesh of the first `num_devices` devices (0: all) over the axis 'devices'."""
+def make_mesh(num_devices: int = 0) -> Mesh:
+    """A mesh over the axis 'devices'.
+
+    Args:
+        num_devices: how many devices, equally many of every process; 0: all.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        DeviceError: there are not so many, or processes cannot have equally many each.
+    """
     available = jax.device_count()
     if num_devices > available:
         virtual = f"; XLA_FLAGS=--xla_force_host_platform_device_count={num_devices} makes virtual ones of a CPU"
@@ -81,10 +104,8 @@ def use_cores():
 
     To be called before jax makes a backend. Small programs use one core each, so many run side by side.
     """
-    told = jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if not told:
+    told = jax.config.jax_num_cpu_devices > 0  # pyright: ignore[reportAttributeAccessIssue] set at run time
+    if not told and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", cores)
 
@@ -110,7 +131,7 @@ def program_bytes(compiled):
 
 
 def largest_divisor(num_streams):
-    """How many of the devices there are `num_streams` streams can be shared by, equally many of every process."""
+    """The largest number of devices, equally many of every process, that divides `num_streams`. Raises DeviceError."""
     processes = jax.process_count()
     fitting = [d for d in range(processes, jax.device_count() + 1, processes) if num_streams % d == 0]
     if not fitting:
@@ -139,53 +160,105 @@ def split(mesh):
 
 
 def put(place, tree):
-    """A pytree of host arrays that every process holds, of which each gives its own devices their blocks."""
+    """Puts a pytree of host arrays, which every process holds, in a sharding: each fills its own devices' blocks."""
     if place.is_fully_addressable:
         return jax.device_put(tree, place)
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, place, lambda block: a[block]), tree)
 
 
-def put_split(mesh, tree):
-    """A pytree of host arrays, each `[n, ...]` divided into equal blocks over the devices."""
+def put_split(mesh: Mesh, tree: Any) -> Any:
+    """Puts arrays on the devices of a mesh, a block on each.
+
+    Args:
+        mesh: the devices.
+        tree: a pytree of host arrays `[n, ...]`; every process holds all of them.
+
+    Returns:
+        The same pytree of arrays divided into equal blocks along their first axis.
+    """
     return put(split(mesh), tree)
 
 
-def put_replicated(mesh, tree):
-    """A pytree of host arrays, whole on every device."""
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Puts arrays on the devices of a mesh, whole on each.
+
+    Args:
+        mesh: the devices.
+        tree: a pytree of host arrays; every process holds all of them.
+
+    Returns:
+        The same pytree of replicated arrays.
+    """
     return put(replicated(mesh), tree)
 
 
-def fetch(tree):
-    """A pytree of arrays, wherever their blocks are, whole on the host of every process."""
+def fetch(tree: Any) -> Any:
+    """Brings arrays, wherever their blocks are, to the host of every process. All processes must call it.
+
+    Args:
+        tree: a pytree of arrays.
+
+    Returns:
+        The same pytree of whole NumPy arrays.
+    """
     whole = lambda leaf: not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     get = lambda leaf: jax.device_get(leaf) if whole(leaf) else multihost_utils.process_allgather(leaf, tiled=True)
     return jax.tree.map(get, tree)
 
 
-def to_host(tree):
-    """A pytree of replicated arrays as a process can use them by itself, without the others."""
+def to_host(tree: Any) -> Any:
+    """Replicated arrays as a process can use them by itself, without the others.
+
+    Args:
+        tree: a pytree of arrays that every device holds whole.
+
+    Returns:
+        The same pytree of arrays of this process alone.
+    """
     return jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), tree)
 
 
 class Spread(NamedTuple):
-    """How an evaluation gives a chunk of examples to the devices."""
+    """How an evaluation gives a chunk of examples to the devices.
 
-    put: Callable = lambda tree: tree
-    multiple: int = 1  # the size of a chunk must be a multiple of this
+    Attributes:
+        put: a pytree of host arrays `[n, ...]` -> the same on the devices.
+        multiple: the size n of a chunk must be a multiple of this.
+    """
+
+    put: Callable[[Any], Any] = lambda tree: tree
+    multiple: int = 1
 
 
 ONE_DEVICE = Spread()
 
 
-def spread(mesh):
-    """Chunks divided over the devices of a mesh."""
+def spread(mesh: Mesh) -> Spread:
+    """How chunks are divided over the devices of a mesh.
+
+    Args:
+        mesh: the devices.
+
+    Returns:
+        The function that puts a chunk there, and what its size must be a multiple of.
+    """
     return Spread(partial(put_split, mesh), mesh.size)
 
 
-def device_program(function, mesh, in_specs, out_specs, donate=()):
-    """`function` as one compiled program that every device runs on its blocks; `donate` names arguments given up.
+def device_program(
+    function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate: int | tuple[int, ...] = ()
+) -> Callable:
+    """One compiled program that every device runs on its own blocks.
 
-    What it does with the devices beside it goes through `axis(mesh)`.
+    Args:
+        function: of blocks; it reaches the other devices through `axis(mesh)`.
+        mesh: the devices.
+        in_specs: partition specs of its arguments, as `jax.shard_map` takes them.
+        out_specs: partition specs of its results.
+        donate: numbers of the arguments whose memory the results may take.
+
+    Returns:
+        The compiled function of whole arrays.
     """
     if mesh.size == 1:
         places = {"in_shardings": shardings(mesh, in_specs), "out_shardings": shardings(mesh, out_specs)}
