@@ -1,0 +1,181 @@
+"""Checkpoints: one pytree of arrays in, the same pytree out, on any number of devices.
+
+A checkpoint is the folder `directory/<step>`, complete if it is there at all: orbax writes under another name, then
+renames. Leaves are stored flat, by their path in the tree ('params/decoder/kernel'), so empty containers (`()`,
+`optax.EmptyState`) cost nothing and the tree's classes live in `like`, never in a file. Every leaf comes back as a
+`jax.Array`. Whenever the process is killed, the checkpoint before stays restorable: every move is one rename, and a
+folder that is to go is renamed before it is emptied. Only this module knows orbax.
+"""
+
+import contextlib
+import logging
+import pathlib
+import re
+import shutil
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from vae_jax.errors import CheckpointError
+
+_ONE_AT_A_TIME = threading.Lock()  # the runs of a sweep are measured, and their best saved, in several threads
+_WRITING, _REPLACED, _DOOMED = ".orbax-checkpoint-tmp", ".replaced", ".doomed"
+
+
+def save(directory, step, state, *, keep=2) -> None:
+    """Store `state` as `directory/<step>`, complete on return; the newest `keep` stay. Refuses PRNG-key leaves."""
+    if step < 0 or keep < 1:
+        raise ValueError(f"checkpoint.save wants step >= 0 and keep >= 1, not step={step} and keep={keep}")
+    root, step = pathlib.Path(directory).absolute(), int(step)
+    arrays = {name: leaf for name, leaf in _named(state).items() if leaf.size}  # orbax refuses arrays of size zero
+    if jax.process_index() == 0:
+        _make_room(root, step)
+    _meet("checkpoint.make_room")
+    with _orbax() as orbax:
+        orbax.save(root / str(step), ocp.args.PyTreeSave(arrays))
+    if jax.process_index() == 0:
+        _prune(root, step, keep)
+
+
+def restore(directory, like, step=None, *, partial=False):
+    """The state saved at `step` (default: the newest), with the tree, shapes, dtypes and shardings of `like`.
+
+    `like` holds arrays or `jax.ShapeDtypeStruct`s; a leaf without a sharding (or an uncommitted array) comes back on
+    the default device, uncommitted. `partial` allows leaves in the checkpoint that `like` has not. Raises
+    CheckpointError.
+    """
+    folder = _find(pathlib.Path(directory).absolute(), step)
+    wanted = _named(like, store=False)
+    with _orbax() as orbax, _readable(folder):
+        stored = dict(orbax.metadata(folder).item_metadata.tree)
+        _check(folder, wanted, stored, partial)
+        present = {name: leaf for name, leaf in wanted.items() if name in stored}
+        arguments = {name: _restore_argument(leaf) for name, leaf in present.items()}
+        read = orbax.restore(folder, ocp.args.PyTreeRestore(present, arguments, partial_restore=partial))
+    leaves = [jnp.asarray(read.get(name, np.zeros(leaf.shape, leaf.dtype))) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def latest_step(directory) -> int | None:
+    """The newest complete checkpoint's step; None without one."""
+    return max(_complete(pathlib.Path(directory)), default=None)
+
+
+def _named(tree, store=True) -> dict:
+    """Leaves by path, as arrays (`store`) or as shapes with dtype and sharding."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
+        leaf = leaf if hasattr(leaf, "dtype") and hasattr(leaf, "shape") else jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise CheckpointError(f"leaf {name} is a PRNG key, which no checkpoint holds: store the seed in the config")
+        if name in named:
+            raise CheckpointError(f"two leaves of the state are both called {name}: rename one")
+        named[name] = (leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)) if store else _shape(leaf)
+    return named
+
+
+def _shape(leaf) -> jax.ShapeDtypeStruct:
+    # An uncommitted array may go wherever a computation takes it; pinned, jit would refuse to mix it with others.
+    sharding = None if isinstance(leaf, jax.Array) and not leaf.committed else getattr(leaf, "sharding", None)
+    return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=sharding)
+
+
+def _restore_argument(leaf: jax.ShapeDtypeStruct):
+    if leaf.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+    return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _check(folder, wanted: dict, stored: dict, partial: bool) -> None:
+    """Raise at the first leaf that differs. orbax itself would cast, pad or print a page."""
+    for name, leaf in wanted.items():
+        if name not in stored and leaf.size:
+            raise CheckpointError(f"{folder} has no leaf {name} (wanted: {_spell(leaf)}): it holds another model")
+        if name in stored and _spell(stored[name]) != _spell(leaf):
+            raise CheckpointError(f"{folder}: leaf {name} is {_spell(stored[name])}, wanted {_spell(leaf)}")
+    extra = [] if partial else [name for name in stored if name not in wanted]
+    if extra:
+        raise CheckpointError(f"{folder} has a leaf {extra[0]} ({_spell(stored[extra[0]])}) that is not wanted")
+
+
+def _spell(leaf) -> str:
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _find(root: pathlib.Path, step) -> pathlib.Path:
+    found = _complete(root)
+    if not found:
+        raise CheckpointError(f"no checkpoint in {root}")
+    if step is not None and int(step) not in found:
+        raise CheckpointError(f"no checkpoint of step {step} in {root}; there is {', '.join(map(str, sorted(found)))}")
+    return found[max(found) if step is None else int(step)]
+
+
+def _complete(root: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Complete checkpoints by step. '7.replaced' stands in for '7' if we were killed while 7 was being saved again."""
+    found = {}
+    for path in sorted(root.glob("[0-9]*")):  # '7' comes before '7.replaced'
+        match = re.fullmatch(rf"(\d+)({re.escape(_REPLACED)})?", path.name)
+        if match and (path / "_METADATA").is_file():
+            found.setdefault(int(match[1]), path)
+    return found
+
+
+def _make_room(root: pathlib.Path, step: int) -> None:
+    """Clear what killed processes left, and move an older checkpoint of the same step aside (still restorable)."""
+    root.mkdir(parents=True, exist_ok=True)
+    for path in [*root.glob(f"*{_WRITING}*"), *root.glob(f"*{_DOOMED}")]:
+        shutil.rmtree(path)
+    old, aside = root / str(step), root / f"{step}{_REPLACED}"
+    if old.exists():
+        _remove(aside)
+        old.rename(aside)
+
+
+def _prune(root: pathlib.Path, step: int, keep: int) -> None:
+    _remove(root / f"{step}{_REPLACED}")
+    found = _complete(root)
+    for old in sorted(found)[:-keep]:
+        if old != step:  # a run may have gone back: never delete what was just saved
+            _remove(found[old])
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.exists():
+        shutil.rmtree(path.rename(path.with_name(path.name + _DOOMED)))
+
+
+def _meet(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def _orbax():
+    """A synchronous orbax checkpointer (it leaves no threads behind); its log lines, many under absl's app.run, off."""
+    logger = logging.getLogger("absl")
+    with _ONE_AT_A_TIME:
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                yield checkpointer
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _readable(folder: pathlib.Path):
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        way = f"delete {folder.name} to go on from the checkpoint before"
+        raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}: {first}); {way}") from error

@@ -1,0 +1,366 @@
+"""A run directory: what a run is, what it has measured, and whether it may go on.
+
+    config.json          the resolved configuration; its existence makes the directory a run
+    info.json            what the model must know of the data      environment.json   versions, commit, devices, command
+    metrics.jsonl        one record a line, the source of truth     events.out.*       the same for TensorBoard
+    summary.json         final numbers, units, standard errors      report.html        one page made of all of it
+    config_history.jsonl what config.json and environment.json were before a resume changed them
+    checkpoints/  figures/*.png
+
+Files are replaced whole (a temporary name, then a rename), lines are appended whole, so a process killed at any moment
+leaves a directory that reads. All JSON is strict: a float that is not finite is stored as the string 'nan', 'inf' or
+'-inf' and read back as the float. In a run of several processes only the first may write here. Mistakes raise RunError.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vae_jax.errors import RunError
+
+CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
+METRICS, SUMMARY, REPORT, FIGURES = "metrics.jsonl", "summary.json", "report.html", "figures"
+# All that a run killed before its config.json was in place can have left behind.
+_BEFORE_CONFIG = {INFO, ENVIRONMENT, *(f".{name}.tmp" for name in (CONFIG, INFO, ENVIRONMENT))}
+_ABSENT = "(absent)"
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL")
+
+
+# Opening a run.
+
+
+def open_run(workdir, config: dict, info: dict, environment: dict, changeable: frozenset[str] = frozenset()) -> str:
+    """Make or reopen a run: 'new', 'resume' or 'finished'. Raises RunError like `run_status`, before it writes.
+
+    A resume may differ in `changeable` keys; then config.json follows, config_history.jsonl keeps what it was, and a
+    summary that was complete no longer is.
+    """
+    status, root = run_status(workdir, config, changeable), pathlib.Path(workdir)
+    with _usable(root):
+        if status == "new":
+            root.mkdir(parents=True, exist_ok=True)
+            for name, value in ((INFO, info), (ENVIRONMENT, environment), (CONFIG, config)):  # config last: see above
+                _replace(root / name, _dumps(value, indent=2))
+        elif status == "resume":
+            _refuse(root, "was begun with other data", differing(read_info(root), info), "the same data")
+            _reopen(root, config, environment)
+    return status
+
+
+def run_status(workdir, config: dict, changeable: frozenset[str] = frozenset()) -> str:
+    """What `open_run` would answer; writes nothing. Raises RunError if the directory is not ours or its config differs.
+
+    `changeable` names dotted keys, or groups of them: 'figures' stands for every 'figures.*'.
+    """
+    root = pathlib.Path(workdir)
+    with _usable(root):
+        if not (root / CONFIG).exists():
+            _refuse_foreign(root)
+            return "new"
+    changed = differing(read_config(root), config)
+    fixed = {key: pair for key, pair in changed.items() if not _in_groups(key, changeable)}
+    _refuse(root, "holds a run with another config", fixed, "the old values")
+    finished = (read_summary(root) or {}).get("complete", False)
+    return "finished" if finished and not changed else "resume"
+
+
+def flat(config: dict, prefix: str = "") -> dict:
+    """{'model': {'latent_dim': 2}} as {'model.latent_dim': 2}; an empty group stays, as {}."""
+    items = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        items.update(flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value})
+    return items
+
+
+def wait_for(workdir, started: str, seconds: float = 90) -> None:
+    """Returns when this process sees the run that another has opened at `started`; raises RunError if it never does.
+
+    NFS may show a process for a minute that a directory is not there, after it has been made by another.
+    """
+    path, until = pathlib.Path(workdir) / ENVIRONMENT, time.monotonic() + seconds
+    while not path.exists() or _read(workdir, ENVIRONMENT).get("started") != started:
+        if time.monotonic() > until:
+            raise RunError(f"{workdir} is another directory here: several processes need one on a shared filesystem")
+        time.sleep(0.5)
+
+
+def differing(old: dict, new: dict) -> dict[str, tuple]:
+    """Dotted keys whose values differ, with both of them as JSON holds them (a tuple is a list), or '(absent)'."""
+    old, new = flat(_plain(old)), flat(_plain(new))
+    keys = [*old, *(key for key in new if key not in old)]
+    pairs = {key: (old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def default_workdir(config_path, overrides: dict) -> str:
+    """'runs/mnist-latent_dim=2-seed=1' for ('experiments/mnist.py', {'model.latent_dim': 2, 'seed': 1})."""
+    path, _, variant = str(config_path).partition(":")
+    short = [key.rpartition(".")[2] for key in overrides]
+    keys = short if len(set(short)) == len(short) else list(overrides)
+    spelled = sorted(f"{key}={_spell(value)}" for key, value in zip(keys, overrides.values(), strict=True))
+    asked = "-".join([pathlib.PurePath(path).stem, *filter(None, [variant]), *spelled])
+    name = re.sub(r"[^\w.,=+-]+", "_", asked, flags=re.ASCII).strip("._") or "run"
+    if len(name) > 100 or name != asked:  # two runs must not meet because their names were cut or cleaned alike
+        name = f"{name[:90]}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    return f"runs/{name}"
+
+
+def environment() -> dict:
+    """What the numbers of this process depend on, its host's name left out. Starts jax's backend."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "argv": sys.argv,
+        **_git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "backend": jax.default_backend(),
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+# Reading and writing its files.
+
+
+def read_config(workdir) -> dict:
+    """The run's configuration (lists for tuples). Raises RunError if this is no run directory."""
+    return _read(workdir, CONFIG)
+
+
+def read_info(workdir) -> dict:
+    """What the model must know of the data. Raises RunError if this is no run directory."""
+    return _read(workdir, INFO)
+
+
+def read_environment(workdir) -> dict:
+    """Versions, commit and devices, {} where none were stored. Raises RunError if it does not read."""
+    return _read(workdir, ENVIRONMENT) if (pathlib.Path(workdir) / ENVIRONMENT).exists() else {}
+
+
+def read_summary(workdir) -> dict | None:
+    """The final numbers, None before there are any. Raises RunError if this is no run directory."""
+    _read(workdir, CONFIG)
+    return _read(workdir, SUMMARY) if (pathlib.Path(workdir) / SUMMARY).exists() else None
+
+
+def write_summary(workdir, summary: dict) -> None:
+    """Store the final numbers; `summary['complete']` true makes the run finished."""
+    _replace(pathlib.Path(workdir) / SUMMARY, _dumps(summary, indent=2))
+
+
+def append_metrics(workdir, record: dict) -> None:
+    """Add one record, {'step': int, 'epoch': float, 'split': str, name: number...}, as a whole line."""
+    with open(pathlib.Path(workdir) / METRICS, "ab") as file:
+        file.write(_dumps(record).encode() + b"\n")
+
+
+def read_metrics(workdir) -> list[dict]:
+    """All whole records; a last line cut short by a kill is left out. Raises RunError at a line that is not JSON."""
+    return [_loads(line, f"line {number} of {METRICS} in {workdir}") for number, line in enumerate(_lines(workdir), 1)]
+
+
+def truncate_metrics(workdir, step: int) -> None:
+    """Drop what a run resumed at `step` writes again: later records, the test's, and a torn tail."""
+    path = pathlib.Path(workdir) / METRICS
+    if path.exists():
+        pairs = zip(_lines(workdir), read_metrics(workdir), strict=True)
+        _replace(path, b"".join(line for line, record in pairs if record["step"] <= step and record["split"] != "test"))
+
+
+def save_figure(workdir, name: str, figure) -> pathlib.Path:
+    """A matplotlib Figure as figures/<name>.png."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=144, metadata={"Software": None})  # no version: same picture, same bytes
+    path = pathlib.Path(workdir) / FIGURES / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    _replace(path, png.getvalue())
+    return path
+
+
+# TensorBoard.
+
+
+class Events(NamedTuple):
+    """TensorBoard writers: scalars(step, {tag: float}), image(step, tag, HxWxC uint8 or PNG bytes), close()."""
+
+    scalars: Callable[[int, dict], None]
+    image: Callable[[int, str, Any], None]
+    close: Callable[[], None]
+
+
+def events(workdir, purge_step: int | None = None) -> Events:
+    """Open TensorBoard events in the run directory; a run resumed at step s passes `purge_step=s + 1`."""
+    import tensorboardX
+
+    writer = tensorboardX.SummaryWriter(str(workdir), purge_step=purge_step, flush_secs=30)
+
+    def scalars(step, values):
+        for tag, value in values.items():
+            writer.add_scalar(tag, float(value), step)
+
+    def image(step, tag, pixels):
+        writer.add_image(tag, _pixels(pixels), step, dataformats="HWC")
+
+    return Events(scalars, image, writer.close)
+
+
+def _pixels(image) -> np.ndarray:
+    if isinstance(image, bytes):
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(image)).convert("RGB")
+    return np.asarray(image, np.uint8)
+
+
+# Below: refusals, then JSON and files.
+
+
+def _refuse_foreign(root: pathlib.Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise RunError(f"{root} is a file, not a run directory: choose another --workdir")
+    foreign = sorted({path.name for path in root.iterdir()} - _BEFORE_CONFIG) if root.exists() else []
+    if foreign:
+        what = f"it holds {foreign[0]} and no {CONFIG}"
+        raise RunError(f"{root} is not empty and not a run ({what}): choose another --workdir")
+
+
+def _refuse(root: pathlib.Path, what: str, changed: dict, way: str) -> None:
+    if changed:
+        shown = [f"{key} {_brief(old)} -> {_brief(new)}" for key, (old, new) in list(changed.items())[:5]]
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise RunError(f"{root} {what}: {', '.join(shown)}{more}; choose another --workdir or {way}")
+
+
+def _brief(value) -> str:
+    text = value if value == _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _reopen(root: pathlib.Path, config: dict, environment: dict) -> None:
+    """Bring config.json and environment.json up to date, the old ones going to the history first."""
+    summary = read_summary(root)
+    if summary is not None and summary.get("complete"):
+        write_summary(root, {**summary, "complete": False})  # before config.json: equal configs must not look finished
+    for name, value in ((CONFIG, config), (ENVIRONMENT, environment)):
+        old = _read(root, name) if (root / name).exists() else {}
+        if differing(old, value):
+            with open(root / HISTORY, "ab") as file:
+                file.write(_dumps({name.removesuffix(".json"): old}).encode() + b"\n")
+            _replace(root / name, _dumps(value, indent=2))
+
+
+def _in_groups(key: str, groups) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
+@contextlib.contextmanager
+def _usable(root: pathlib.Path):
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{root} cannot be used: {error.strerror}; choose another --workdir") from error
+
+
+def _read(workdir, name: str) -> dict:
+    path = pathlib.Path(workdir) / name
+    try:
+        value = _loads(path.read_bytes(), str(path))
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        why = f"no {name} in it" if missing else f"{name}: {error.strerror}"
+        raise RunError(f"{workdir} is not a run directory ({why})") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _lines(workdir) -> list[bytes]:
+    path = pathlib.Path(workdir) / METRICS
+    whole, newline, _torn = (path.read_bytes() if path.exists() else b"").rpartition(b"\n")
+    return (whole + newline).splitlines(keepends=True)
+
+
+def _replace(path: pathlib.Path, content) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
+
+
+def _dumps(value, indent: int | None = None) -> str:
+    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _loads(text, where: str):
+    try:
+        return _revive(json.loads(text))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
+        raise RunError(f"{where} is not readable JSON ({error})") from error
+
+
+def _plain(value):
+    """What strict JSON can hold: tuples and arrays as lists, floats that are not finite by name."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # NumPy and JAX scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _revive(value):
+    if isinstance(value, dict):
+        return {key: _revive(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_revive(item) for item in value]
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _spell(value) -> str:
+    return ",".join(map(_spell, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+
+
+def _git() -> dict:
+    """The commit of this very file, and whether tracked files differ from it; None where git does not track it."""
+    file = pathlib.Path(__file__)
+    if not _run_git("ls-files", file.name):  # an installed copy may lie inside some other project's repository
+        return {"commit": None, "dirty": None}
+    return {"commit": _run_git("rev-parse", "HEAD"), "dirty": bool(_run_git("status", "--porcelain", "-uno"))}
+
+
+def _run_git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
