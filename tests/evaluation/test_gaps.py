@@ -206,7 +206,7 @@ def test_q_star_is_the_best_diagonal_gaussian(correlated):
     """Mean that of the posterior, variances one over the precision's diagonal: Bishop (2006), section 10.1.2."""
     config = make_config(**{"fit.num_samples": 64})
     run = gaps.make_runner(config, devices.ONE_DEVICE, lambda *done: None)
-    examples = {name: correlated.examples[name] for name in ("image", "key", "rows")}
+    examples = {name: correlated.examples[name] for name in ("image", "key", "q_params")}
     star, _ = gaps.own_family(correlated.model, correlated.params, examples, config, run)
     np.testing.assert_allclose(star["q_params"]["mean"], correlated.mean, atol=0.02)
     np.testing.assert_allclose(
@@ -217,7 +217,7 @@ def test_q_star_is_the_best_diagonal_gaussian(correlated):
 def test_neither_chunks_nor_devices_change_a_number(correlated):
     """In float64, since steps of Adam that begin a rounding error apart end further apart. (AIS: see test_ais.)"""
     quick = {"fit.max_steps": 20, "fit.window": 10, "elbo_samples": 20, "num_samples": 100, "num_examples": 8}
-    examples = {name: correlated.examples[name] for name in ("image", "key", "rows")}
+    examples = {name: correlated.examples[name] for name in ("image", "key", "q_params")}
     with jax.enable_x64(True):
         params, image, rows = to_double((correlated.params, examples["image"], examples["q_params"]))
         examples = examples | {"image": image, "q_params": rows}
@@ -289,7 +289,7 @@ def test_a_flow_covers_two_modes_and_a_gaussian_one():
 def test_the_flow_begins_as_q_star(correlated):
     """With weights as initialized the flow's rows describe the Gaussian itself."""
     flow = make_config().flow
-    rows = gaps.start_flow(correlated.model, {}, {k: correlated.examples[k] for k in ("key", "rows")}, flow)
+    rows = gaps.start_flow(correlated.model, {}, {k: correlated.examples[k] for k in ("key", "q_params")}, flow)
     q = gaps.make_flow({}, rows)
     assert isinstance(q, CouplingFlow) and len(jax.tree.leaves(rows)) == 6
     assert rows["flow"]["in"].shape == (NUM, flow.layers, LATENT, flow.width)
