@@ -62,18 +62,3 @@ def test_estimates(count):
     np.testing.assert_allclose(prior.get_ydata(), values.mean(0))
     np.testing.assert_allclose(q.get_ydata(), values.mean(0) + 9)
     assert len(drawn(figure)) > 3000
-
-
-def test_sigma():
-    """A star for what was learned, dots for what was set, and a labelled row of pictures for each run."""
-    x = np.random.default_rng(0).uniform(size=(4, 8, 8, 1))
-    numbers = {"Squared error": (np.array([1.0, 2.0]), np.zeros(2)), "Rate": (np.array([3.0, 1.0]), np.ones(2))}
-    names = ["σ = 0.1, optimal", "σ = 1"]
-    figure = likelihood_plots.sigma_figure(
-        names, [0.1, 1.0], [True, False], numbers, x, np.stack([x, x]), np.stack([x, x])
-    )
-    panel = figure.axes[0]
-    marks = {line.get_marker(): line.get_xdata() for line in panel.lines if line.get_marker() in "*o"}
-    assert marks["*"] == [0.1] and marks["o"] == [1.0]
-    rows = [[tick.get_text() for tick in ax.get_yticklabels()] for ax in figure.axes if ax.images]
-    assert rows[0] == ["original", *names] and len(drawn(figure)) > 3000

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import default
+from vae_jax.commands.configuration import changed
 from vae_jax.evaluation import latent_space
 from vae_jax.evaluation.summary import measure_further
 from vae_jax.parallel import devices
@@ -36,7 +36,7 @@ def examine(setup, params, workdir):
 def evaluate(workdir, overrides, num_devices=0):
     """Measures and draws everything there is of a trained run; saves it with the run's own numbers and prints them."""
     workdir = Path(workdir)
-    setup, params = reopen(workdir, overrides, num_devices)
+    setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     numbers, drawn = examine(setup, params, workdir)
     for split, entries in numbers.items():
         save(workdir, split, entries, drawn if split == "test" else {})
@@ -47,7 +47,7 @@ def evaluate(workdir, overrides, num_devices=0):
 def draw_run(workdir):
     """The pictures of a run's end for a run that was finished without them, and its report; returns {name: caption}."""
     workdir = Path(workdir)
-    setup, params = reopen(workdir, {})
+    setup, params = reopen(workdir)
     config = setup.config
     shown = (
         0 if config.model.latent_dim == 2 else max(gallery.PAIRS, config.figures.count)
@@ -57,7 +57,7 @@ def draw_run(workdir):
     codes = setups.training_codes(setup, params, setups.trained_table(setup, workdir))
     captions = gallery.draw_figures(setup, workdir, params, examples, directory.read_metrics(workdir), codes)
     directory.write_summary(workdir, directory.read_summary(workdir) | {"figures": captions})
-    page.write_report(workdir, default().to_dict())
+    page.write_report(workdir)
     return captions
 
 
@@ -69,4 +69,4 @@ def save(workdir, name, numbers, pictures):
         summary["figures"][picture] = caption
     summary["splits"][name] = summary["splits"].get(name, {}) | numbers
     directory.write_summary(workdir, summary)
-    page.write_report(workdir, default().to_dict())
+    page.write_report(workdir)

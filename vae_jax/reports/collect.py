@@ -4,8 +4,8 @@ import difflib
 import os
 from typing import NamedTuple
 
-from vae_jax.config import default, in_groups
-from vae_jax.errors import FoldError, RunError
+from vae_jax.config import in_groups
+from vae_jax.errors import ReportError, RunError
 from vae_jax.runs import directory
 
 # Differences in these are no setting of the model: where things lie, what is drawn, and cadences.
@@ -35,22 +35,20 @@ def read_runs(paths) -> tuple[list[Run], list[str]]:
         seen.add(place)
         try:
             runs.append(read_run(path))
-        except (FoldError, RunError) as error:
+        except (ReportError, RunError) as error:
             notes.append(str(error))
     return runs, notes
 
 
 def read_run(path) -> Run:
-    """A finished run; FoldError says how far an unfinished one got, RunError what else is wrong."""
+    """A finished run; ReportError says how far an unfinished one got, RunError what else is wrong."""
     if not os.path.exists(path):
-        raise FoldError(f"{path} is missing: left out")
+        raise ReportError(f"{path} is missing: left out")
     config, summary = directory.read_config(path), directory.read_summary(path) or {}
     if not summary.get("complete"):
         step = max((record.get("step", 0) for record in directory.read_metrics(path)), default=0)
-        raise FoldError(f"{path} is unfinished (last record at step {step:,}): left out")
-    config = {
-        key: hashable(value) for key, value in (directory.flat(default().to_dict()) | directory.flat(config)).items()
-    }
+        raise ReportError(f"{path} is unfinished (last record at step {step:,}): left out")
+    config = {key: hashable(value) for key, value in directory.flat(config).items()}
     return Run(path, config, summary, directory.read_environment(path), directory.read_info(path))
 
 
@@ -100,14 +98,14 @@ def swept_keys(runs, asked=()) -> tuple[list[str], list[str]]:
 
 
 def require_swept(runs, key, flag) -> None:
-    """FoldError unless the runs differ in `key`."""
+    """ReportError unless the runs differ in `key`."""
     known, found = runs[0].config, [key for key in varying(runs) if key != "seed"]
     if key not in known:
         near = difflib.get_close_matches(key, known, 1, 0.5)
-        raise FoldError(f"{flag}={key}: no key of the configuration" + (f", did you mean {near[0]}?" if near else ""))
+        raise ReportError(f"{flag}={key}: no key of the configuration" + (f", did you mean {near[0]}?" if near else ""))
     if key not in varying(runs):
         swept = ", ".join(found) or "nothing but the seed" * ("seed" in varying(runs)) or "nothing"
-        raise FoldError(f"{flag}={key} is {spell(known[key])} in every run; what differs is {swept}")
+        raise ReportError(f"{flag}={key} is {spell(known[key])} in every run; what differs is {swept}")
 
 
 def spell(value) -> str:

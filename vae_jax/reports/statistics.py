@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.config import in_groups
-from vae_jax.errors import FoldError
+from vae_jax.errors import ReportError
 from vae_jax.reports.collect import ASIDE, Run, by_setting, hashable, of_the_seed, ordered, spell, spelled, varying
 from vae_jax.runs.directory import flat
 
@@ -85,13 +85,13 @@ def available(runs) -> list[str]:
 
 
 def require_names(runs, names) -> None:
-    """FoldError at the first name that no run has measured."""
+    """ReportError at the first name that no run has measured."""
     known = available(runs)
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.5)
             way = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise FoldError(f"--y={name}: no run has measured it; {way}")
+            raise ReportError(f"--y={name}: no run has measured it; {way}")
 
 
 def fold(runs, keys, names, against="best") -> tuple[Table, list[str]]:
