@@ -303,7 +303,7 @@ def test_the_flow_begins_as_q_star(correlated):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("ais.starts", ("posterior",), "config.gaps.ais.starts = .*q, prior or both"),
+        ("ais.starts", ("posterior",), "config.gaps.ais.starts = .*different names of q, prior"),
         ("ais.schedule", "cosine", "config.gaps.ais.schedule = 'cosine': expected one of linear, sigmoidal"),
         ("fit.max_steps", 0, "config.gaps.fit.max_steps = 0"),
     ],

@@ -117,12 +117,7 @@ def bound_numbers(model: Model, params: Any, examples: dict, config: Any, spread
 
 
 def likelihood_numbers(
-    model: Model,
-    params: Any,
-    examples: dict,
-    config: Any,
-    spread: Spread = ONE_DEVICE,
-    progress: Callable = lambda done: None,
+    model: Model, params: Any, examples: dict, config: Any, spread: Spread, progress: Callable = lambda done: None
 ) -> dict:
     """NLL = -log p(x) by `importance_log_px`, averaged over examples that have 'q_params'.
 

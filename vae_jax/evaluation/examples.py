@@ -100,11 +100,7 @@ def with_means(model: Model, params: Any, examples: dict, spread: Spread = ONE_D
 
 
 def in_chunks(
-    function: Callable,
-    arrays: Any,
-    size: int,
-    spread: Spread = ONE_DEVICE,
-    progress: Callable = lambda done: None,
+    function: Callable, arrays: Any, size: int, spread: Spread = ONE_DEVICE, progress: Callable = lambda done: None
 ) -> Any:
     """Applies a function to chunks of examples, so that memory is bounded; every call has arrays of one shape.
 

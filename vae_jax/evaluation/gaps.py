@@ -167,11 +167,9 @@ def start_flow(model, params, chunk, flow):
 
 def annealed(run, star, config):
     """AIS for examples that have the q_params of q*, from each of the starts; config: config.gaps.ais."""
-    values = {}
+    settings, images, values = settings_of(config), config.num_chains, {}
     for start in config.starts:
-        found = run(
-            f"AIS from {start}", Use.GAPS_ANNEAL, anneal, star, settings_of(config), start, images=config.num_chains
-        )
+        found = run(f"AIS from {start}", Use.GAPS_ANNEAL, anneal, star, settings, start, images=images)
         values |= {f"ais_{start}": found.log_px, f"ais_{start}_acceptance": found.acceptance}
         values[f"ais_{start}_ess"] = found.ess
     return values
@@ -179,15 +177,14 @@ def annealed(run, star, config):
 
 def bidirectional(run, examples, config):
     """AIS and reverse AIS on data drawn from the model: bounds on its log p(x) from both sides."""
-    use, images = Use.GAPS_SIMULATE, config.ais.num_chains
+    use, settings, images = Use.GAPS_SIMULATE, settings_of(config.ais), config.ais.num_chains
     simulated = {**examples, **run("simulating", use, simulate, examples)}
     if "q" in config.ais.starts:
-        simulated["q_params"] = run(
-            "q* of simulated data", use, fit_simulated, simulated, config.fit, images=config.fit.num_samples
-        )
+        draws = config.fit.num_samples
+        simulated["q_params"] = run("q* of simulated data", use, fit_simulated, simulated, config.fit, images=draws)
     values = {}
     for start in config.ais.starts:
-        up, down = run(f"BDMC from {start}", use, both_ways, simulated, settings_of(config.ais), start, images=images)
+        up, down = run(f"BDMC from {start}", use, anneal, simulated, settings, start, True, images=images)
         values |= {f"bdmc_{start}_lower": up.log_px, f"bdmc_{start}_upper": down.log_px}
         values[f"bdmc_{start}_acceptance"] = down.acceptance
     return values
@@ -204,36 +201,27 @@ def fit_simulated(model, params, chunk, fit):
     return fit_from(model, params, {**chunk, "q_params": start}, fit)
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def anneal(model, params, chunk, settings, start):
-    keys, chunk, target = ais_arguments(model, params, chunk, start)
-    log_steps = ais.tune(keys, chunk, target, settings)
-    return ais.estimate(keys, chunk, target, log_steps, settings)
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def anneal(model, params, chunk, settings, start, both_ways=False):
+    """AIS from the prior or from q to p(x, z); with `both_ways` also back from chunk["z"]."""
+    keys, examples = chunk["key"], {name: leaf for name, leaf in chunk.items() if name != "key"}
+    target = partial(path_of, model, params, start)
+    log_steps = ais.tune(keys, examples, target, settings)
+    up = ais.estimate(keys, examples, target, log_steps, settings)
+    return (up, ais.reverse(keys, examples, examples["z"], target, log_steps, settings)) if both_ways else up
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def both_ways(model, params, chunk, settings, start):
-    keys, chunk, target = ais_arguments(model, params, chunk, start)
-    log_steps = ais.tune(keys, chunk, target, settings)
-    up = ais.estimate(keys, chunk, target, log_steps, settings)
-    return up, ais.reverse(keys, chunk, chunk["z"], target, log_steps, settings)
+def path_of(model, params, start, example):
+    """(start, log p(x, z)) of one example, as `ais` wants them; start: 'prior' or 'q'."""
+    one = jax.tree.map(lambda array: array[None], example)
+    condition = one.get("condition")
+    prior = model.prior(params, condition)
 
+    def log_joint(z):
+        z = z[None, None]
+        return (model.decode(params, z, condition).log_prob(one["image"]) + prior.log_prob(z)).sum()
 
-def ais_arguments(model, params, chunk, start):
-    """Keys, examples and target, as `ais` wants them: the path leads from the prior or from q to p(x, z)."""
-
-    def target(example):
-        one = jax.tree.map(lambda array: array[None], example)
-        condition = one.get("condition")
-        prior = model.prior(params, condition)
-
-        def log_joint(z):
-            z = z[None, None]
-            return (model.decode(params, z, condition).log_prob(one["image"]) + prior.log_prob(z)).sum()
-
-        return (prior if start == "prior" else model.make_q(params, one["q_params"])), log_joint
-
-    return chunk["key"], {name: leaf for name, leaf in chunk.items() if name != "key"}, target
+    return (prior if start == "prior" else model.make_q(params, one["q_params"])), log_joint
 
 
 @partial(jax.jit, static_argnums=0)
