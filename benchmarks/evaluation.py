@@ -33,7 +33,7 @@ def ours():
     from vae_jax.commands import configuration
     from vae_jax.data import datasets
     from vae_jax.evaluation import bounds
-    from vae_jax.evaluation import examples as examples_module
+    from vae_jax.evaluation.examples import with_q_params
     from vae_jax.models.model import make_model
     from vae_jax.parallel.devices import ONE_DEVICE
 
@@ -48,7 +48,7 @@ def ours():
 
     def run(count):
         examples = {"image": image[:count], "key": split_keys(0, "test", count)}
-        examples["q_params"] = examples_module.find_q_params(model, params, examples, config.eval, ONE_DEVICE)
+        examples = with_q_params(model, params, examples, config, ONE_DEVICE)
         quiet = lambda done: None
         bounds.likelihood_numbers(model, params, examples, config.eval, ONE_DEVICE, quiet)
 

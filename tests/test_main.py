@@ -196,7 +196,7 @@ def test_the_summary_holds_plausible_numbers(finished):
     test = summary["splits"]["test"]
     assert -test["nll"]["value"] > test["elbo"]["value"] and test["nll"]["num_samples"] == 20
     assert abs(test["elbo"]["value"] - summary["splits"]["valid"]["elbo"]["value"]) < 3
-    assert 1 <= test["effective_samples"]["value"] <= 20 and test["active_units"]["value"] == 2
+    assert 1 <= test["ess"]["value"] <= 20 and test["active_units"]["value"] == 2
 
 
 def test_it_learned(finished):

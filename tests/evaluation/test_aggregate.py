@@ -29,7 +29,7 @@ def model():
         "decode": lambda params, z, condition=None: Normal(z @ W, jnp.zeros(D)),
         "prior": lambda params, condition=None: StandardNormal((Z,)),
     }
-    return Model(**{**dict.fromkeys(Model._fields), **functions})
+    return Model(**{**dict.fromkeys(Model._fields), **Model._field_defaults, **functions})
 
 
 @pytest.fixture(scope="module")

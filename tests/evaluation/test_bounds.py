@@ -12,7 +12,7 @@ import pytest
 from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import bounds, generation, latent_space, summary
-from vae_jax.evaluation.examples import bits_per_dim, find_q_params, in_chunks, summarize
+from vae_jax.evaluation.examples import bits_per_dim, in_chunks, summarize, with_q_params
 from vae_jax.keys import Use, split_keys
 from vae_jax.models.model import Model, make_model
 from vae_jax.parallel import devices
@@ -33,7 +33,7 @@ def model():
         "decode": decode,
         "prior": lambda params, condition=None: StandardNormal(params["weight"].shape[1:]),
     }
-    return Model(**{**dict.fromkeys(Model._fields), **functions})
+    return Model(**{**dict.fromkeys(Model._fields), **Model._field_defaults, **functions})
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,14 @@ def test_exact_at_the_true_posterior_from_one_draw(model, examples, linear_gauss
         params = {name: np.float64(getattr(linear_gaussian, name)) for name in ("weight", "bias", "sigma")}
         got = bounds.importance_log_px(model, params, examples(4, dtype=np.float64), 1, 1)
         np.testing.assert_allclose(got["log_px"], linear_gaussian.log_px, rtol=0, atol=1e-11)
-        np.testing.assert_allclose(got["effective_samples"], 1, rtol=1e-9)
+        np.testing.assert_allclose(got["ess"], 1, rtol=1e-9)
 
 
 def test_equal_weights_make_every_draw_count(model, params, examples, linear_gaussian):
-    """At the posterior the mean of 7 equal weights is p(x), and the effective number of draws is 7, not 9."""
+    """At the posterior the mean of 7 equal weights is p(x), and the effective sample size is 7, not 9."""
     got = bounds.importance_log_px(model, params, examples(N), DRAWS, 3)
     np.testing.assert_allclose(got["log_px"], linear_gaussian.log_px[np.arange(N) % 4], rtol=2e-6)
-    np.testing.assert_allclose(got["effective_samples"], 7, rtol=1e-4)
+    np.testing.assert_allclose(got["ess"], 7, rtol=1e-4)
 
 
 def test_a_lower_bound_that_closes_with_more_draws(model, params, examples, linear_gaussian):
@@ -117,7 +117,7 @@ def test_a_lower_bound_that_closes_with_more_draws(model, params, examples, line
     means = []
     for num_samples in (1, 8):
         got = bounds.importance_log_px(model, params, chunk, num_samples, 8)
-        assert (got["effective_samples"] <= num_samples * 1.0001).all() and (got["effective_samples"] > 0.999).all()
+        assert (got["ess"] <= num_samples * 1.0001).all() and (got["ess"] > 0.999).all()
         gap = np.asarray(got["log_px"], np.float64).reshape(repeats, 4) - lg.log_px
         stderr = lambda values: 5 * values.std(0) / math.sqrt(repeats)
         np.testing.assert_array_less(np.abs(np.exp(gap).mean(0) - 1), stderr(np.exp(gap)))
@@ -138,7 +138,7 @@ def test_exactly_the_k_draws_of_each_example_count(samples_at_once, model, param
     got = bounds.importance_log_px(model, params, chunk, DRAWS, samples_at_once)
     np.testing.assert_allclose(got["log_px"], log_mean_exp(log_w), rtol=2e-6)
     weights = np.exp(log_w)
-    np.testing.assert_allclose(got["effective_samples"], weights.sum(0) ** 2 / (weights**2).sum(0), rtol=1e-4)
+    np.testing.assert_allclose(got["ess"], weights.sum(0) ** 2 / (weights**2).sum(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("size, num_devices", [(3, 0), (5, 4)])
@@ -163,7 +163,7 @@ def test_far_from_the_data_nothing_overflows(model, params, examples):
     chunk = examples(N)
     got = bounds.importance_log_px(model, params, {**chunk, "image": chunk["image"] + 300}, DRAWS, 3)
     assert np.isfinite(got["log_px"]).all() and (got["log_px"] < -1e4).all()
-    np.testing.assert_allclose(got["effective_samples"], 1, atol=0.1)
+    np.testing.assert_allclose(got["ess"], 1, atol=0.1)
 
 
 def test_the_condition_reaches_the_decoder(model, params, by_hand):
@@ -293,7 +293,8 @@ def measured():
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) / 2).astype(leaf.dtype), shapes)
     made = {"image": x, "key": split_keys(0, "test", 24), "index": np.arange(24)}
-    rows = find_q_params(model, params, made, SimpleNamespace(chunk_images=10), devices.ONE_DEVICE)
+    chunks = SimpleNamespace(eval=SimpleNamespace(chunk_images=10))
+    rows = with_q_params(model, params, made, chunks, devices.ONE_DEVICE)["q_params"]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), rows, model.encode(params, x))
     made["q_params"], made["mean"] = rows, rows["mean"]
     measure = lambda: summary.measure_all(model, params, made, config, devices.ONE_DEVICE, shown=False)
@@ -319,10 +320,10 @@ def test_every_number_has_its_unit(measured):
         **dict.fromkeys(("elbo", "log_likelihood", "kl", "nll"), "nats"),
         **dict.fromkeys(("elbo_bits_per_dim", "nll_bits_per_dim"), "bits/dim"),
         "squared_error": "per element",
-        "effective_samples": "of 60",
+        "ess": "of 60",
         "active_units": "of 3",
     }
-    assert numbers["nll"]["num_samples"] == 60 and 1 < numbers["effective_samples"]["value"] < 60
+    assert numbers["nll"]["num_samples"] == 60 and 1 < numbers["ess"]["value"] < 60
     assert numbers["active_units"]["value"] == latent_space.active_units(made["q_params"]["mean"])
     for name in ("elbo", "nll"):
         for what in ("value", "stderr"):

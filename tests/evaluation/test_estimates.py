@@ -32,7 +32,7 @@ def model(linear_gaussian):
         "prior": lambda params, condition=None: StandardNormal((3,)),
         "conditional": False,
     }
-    return Model(**{**dict.fromkeys(Model._fields), **functions})
+    return Model(**{**dict.fromkeys(Model._fields), **Model._field_defaults, **functions})
 
 
 def examples(g, shift=0.0, widen=0.0):
@@ -51,12 +51,12 @@ def weights(model, linear_gaussian):
 @pytest.mark.parametrize("source", ["prior", "q"])
 def test_both_converge_to_log_px(weights, linear_gaussian, source):
     """Within five standard errors, sqrt(1/ESS - 1/K) of the log of a mean; of q's draws more count."""
-    estimate, effective = (value[:, 0] for value in bounds.running(weights[source], np.array([K])))
+    estimate, ess = (value[:, 0] for value in bounds.running(weights[source], np.array([K])))
     assert weights[source].shape == (4, K)
-    assert np.all(np.abs(estimate - linear_gaussian.log_px) < 5 * np.sqrt(1 / effective - 1 / K))
-    assert effective.min() > (0.5 * K if source == "q" else 20)
+    assert np.all(np.abs(estimate - linear_gaussian.log_px) < 5 * np.sqrt(1 / ess - 1 / K))
+    assert ess.min() > (0.5 * K if source == "q" else 20)
     if source == "prior":
-        assert np.all(effective < 0.5 * bounds.running(weights["q"], np.array([K]))[1][:, 0])
+        assert np.all(ess < 0.5 * bounds.running(weights["q"], np.array([K]))[1][:, 0])
 
 
 def test_at_the_true_posterior_one_draw_is_enough(model, linear_gaussian):
@@ -76,9 +76,9 @@ def test_the_prior_estimate_rises_to_log_px(weights, linear_gaussian):
 def test_draws_are_nested_and_those_of_the_nll(model, weights, linear_gaussian):
     chunk = examples(linear_gaussian, 0.2, 0.2)
     nll = bounds.importance_log_px(model, {}, chunk, 37, 10)
-    (estimate,), (effective,) = (value.T for value in bounds.running(weights["q"], np.array([37])))
+    (estimate,), (ess,) = (value.T for value in bounds.running(weights["q"], np.array([37])))
     np.testing.assert_allclose(estimate, nll["log_px"], rtol=1e-5)
-    np.testing.assert_allclose(effective, nll["effective_samples"], rtol=1e-4)
+    np.testing.assert_allclose(ess, nll["ess"], rtol=1e-4)
     fewer = type("Fewer", (Options,), {"num_samples": 37, "chunk_images": 40})
     again = bounds.measure(model, {}, chunk, fewer, devices.ONE_DEVICE)
     for source, log_w in again.items():
@@ -95,7 +95,7 @@ def test_a_conditional_prior_draws_from_each_examples_own(model, linear_gaussian
     g = linear_gaussian
     own = Normal(jnp.float32(g.mean), jnp.broadcast_to(jnp.float32(g.log_std), g.mean.shape))
     given = model._replace(conditional=True, prior=lambda params, condition=None: own)
-    log_w = bounds.log_weights(given, {}, examples(g), "prior", 2000, 100)
+    log_w = bounds.log_weights(given, {}, examples(g), "prior", 2000, 100).T
     residual = ((g.x - g.bias - g.mean @ g.weight.T) ** 2).sum(-1) + (g.weight**2 * np.exp(2 * g.log_std)).sum()
     expected = -0.5 * residual / g.sigma**2 - 2.5 * np.log(2 * np.pi * g.sigma**2)
     stderr = np.std(log_w, axis=1) / np.sqrt(2000)
@@ -107,11 +107,11 @@ def test_counts_and_numbers_by_hand():
     assert list(bounds.counts(8)) == [1, 2, 4, 8]
     assert list(bounds.counts(11)) == [1, 2, 4, 8, 11]
     weights = np.log([[1.0, 3.0], [2.0, 2.0]])
-    estimate, effective = bounds.running(weights, np.array([1, 2]))
+    estimate, ess = bounds.running(weights, np.array([1, 2]))
     np.testing.assert_allclose(np.exp(estimate), [[1, 2], [2, 2]])
-    np.testing.assert_allclose(effective, [[1, 16 / 10], [1, 2]])
+    np.testing.assert_allclose(ess, [[1, 16 / 10], [1, 2]])
     numbers = bounds.numbers({"prior": weights})
     assert numbers["log_px_from_prior"]["value"] == pytest.approx(np.log(2))
     assert numbers["log_px_from_prior"]["unit"] == "nats, 2 draws, 2 examples"
-    assert numbers["effective_draws_from_prior"]["value"] == pytest.approx(1.8)
-    assert numbers["effective_draws_from_prior"]["stderr"] == pytest.approx(0.2)
+    assert numbers["ess_from_prior"]["value"] == pytest.approx(1.8)
+    assert numbers["ess_from_prior"]["stderr"] == pytest.approx(0.2)

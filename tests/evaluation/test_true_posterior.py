@@ -21,7 +21,7 @@ def linear_model():
         init=None,
         infer=None,
         start_q_params=None,
-        make_q=lambda params, rows: Normal(rows["mean"], rows["log_std"]),
+        make_q=lambda params, q_params: Normal(q_params["mean"], q_params["log_std"]),
         encode=None,
         decode=lambda params, z, condition=None: Normal(z @ W, jnp.full(3, jnp.log(SIGMA))),
         prior=lambda params, condition=None: StandardNormal((2,)),
@@ -61,10 +61,11 @@ def test_refinement_comes_nearer_and_the_optimum_nearest(key):
     config.inference.step_size = 0.05
     config = configuration.validate(config)
     examples = {"image": x, "key": jax.random.split(key, 3)}
-    log_p, log_qs, kls = true_posterior.compare(model, {}, examples, config.inference, config.fit)
+    compared = true_posterior.compare(model, {}, examples, config.inference, config.fit)
+    axis, log_p, log_qs, kls = jax.device_get(compared)
     np.testing.assert_allclose(kls["amortized"], (0.5**2 * jnp.exp(-2 * exact(x).log_std)).sum(-1) / 2, rtol=1e-3)
     assert (kls["semi-amortized"] < 0.9 * kls["amortized"]).all() and (kls["optimal"] < 0.01).all()
-    figure = diagnostic_plots.posterior_contours(log_p, log_qs, kls, np.zeros((3, 4, 4, 1)))
+    figure = diagnostic_plots.posterior_contours(axis, log_p, log_qs, kls, np.zeros((3, 4, 4, 1)))
     assert isinstance(figure, Figure) and len([ax for ax in figure.axes if ax.get_title()]) == 3
     wanted = ", ".join(f"{kls[name][0]:.2f}" for name in ("amortized", "semi-amortized", "optimal"))
     assert wanted in figure.axes[0].get_title(), "the numbers stand in the legend's order"

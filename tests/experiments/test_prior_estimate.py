@@ -8,7 +8,7 @@ def test_columns_are_in_the_order_of_latent_dimensions(trained, tmp_path, capsys
     out = tmp_path / "new" / "estimate.png"
     prior_estimate.main([f"--out={out}", trained("completion"), trained("vae")])
     shown = capsys.readouterr().out
-    assert shown.index("Z = 2") < shown.index("Z = 3") and "effective_draws_from_prior" in shown
+    assert shown.index("Z = 2") < shown.index("Z = 3") and "ess_from_prior" in shown
     assert out.read_bytes()[:4] == b"\x89PNG"
 
 

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import examples
-from vae_jax.evaluation.examples import bound, fit_examples
+from vae_jax.evaluation.examples import bound, with_q_params
 from vae_jax.keys import Use, example_keys, fold_in_each, split_keys
 from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_q_params, refine
 from vae_jax.models.model import Model, make_model
@@ -251,14 +251,13 @@ def test_a_stale_window_calms_the_steps():
 
 
 def test_chunks_do_not_change_a_fit():
-    """`evaluate.fit_examples` in chunks of 2 and of 5 examples (the last one filled up) gives the same rows."""
-    world, model = make_world(rotated=False), linear_model("per_datapoint")
-    config = configuration.validate(configuration.default()).fit
+    """`with_q_params` in chunks of 2 and of 5 examples (the last one filled up) gives the same q_params."""
+    world, model = make_world(rotated=False), linear_model("per_datapoint")._replace(has_encoder=False)
+    fit = configuration.validate(configuration.default()).fit
+    chunks = lambda size: SimpleNamespace(fit=fit, eval=SimpleNamespace(chunk_images=size * fit.num_samples))
     examples = {"image": np.asarray(world.x, np.float32), "key": split_keys(0, "test", NUM_EXAMPLES)}
-    fit = lambda size: fit_examples(
-        model, linear_params(world), examples, config, size * config.num_samples, devices.ONE_DEVICE
-    )
-    two, five = fit(2), fit(5)
+    found = lambda size: with_q_params(model, linear_params(world), examples, chunks(size), devices.ONE_DEVICE)
+    two, five = found(2)["q_params"], found(5)["q_params"]
     for name in HEADS:
         np.testing.assert_allclose(two[name], five[name], atol=1e-6)
     assert (world.elbo(world.best) - world.elbo(two)).max() < 0.01

@@ -14,7 +14,7 @@ import pytest
 from vae_jax.distributions import basic
 from vae_jax.distributions.gaussians import FullNormal, NormalMixture, TwoLayerPosterior, TwoLayerPrior
 from vae_jax.objectives.elbo import draw, importance_bound, score
-from vae_jax.objectives.importance import ciwae, dreg, iwae, miwae, piwae, stl, tvo, vr
+from vae_jax.objectives.importance import ciwae, dreg, effective_sample_size, iwae, miwae, piwae, stl, tvo, vr
 from vae_jax.objectives.regularized import elbo
 
 KEY = jax.random.key(5, impl="rbg")  # compiles faster than the default
@@ -32,6 +32,14 @@ def normal_decoder(weight, bias, sigma):
 def posterior(model, shift=0.0, stretch=0.0):
     """The true posterior, its means moved by `shift` and its log stds by `stretch`; float64."""
     return basic.Normal(model.mean + shift, np.broadcast_to(model.log_std + stretch, model.mean.shape))
+
+
+def test_effective_sample_size_by_hand():
+    """Weights 1 and 3: 16 / 10; equal ones: their number; one that carries all: 1. A common factor changes nothing."""
+    log_w = jnp.log(jnp.array([[1.0, 3.0], [2.0, 2.0], [1.0, 0.0]]))
+    for shift in (0.0, -1e4):
+        np.testing.assert_allclose(effective_sample_size(log_w + shift, axis=1), [1.6, 2, 1], rtol=2e-3)
+    np.testing.assert_allclose(effective_sample_size(log_w.T), [1.6, 2, 1], rtol=1e-5)
 
 
 ALPHAS = (-1.0, 0.0, 0.5, 1 - 1e-3, 1.0, 1 + 1e-3, 2.0)

@@ -5,7 +5,7 @@
     decode   'z' in, 'mean' and 'x' out
 
 Arrays come from and go to .npz files; a .png shows the means. Images are as the model was trained on them: in the range
-that its data were stored in, say 0 to 255. From Python the same functions are those of `setup.load_run(workdir)`:
+that its data were stored in, for example 0 to 255. From Python the same functions are those of `load_run(workdir)`:
 `model.prior(params)`, `model.encode(params, x)`, `model.decode(params, z[None])`.
 """
 
@@ -29,13 +29,12 @@ def sample(loaded, count, given):
     condition = conditions(loaded, count, given)
     key = jax.random.key(loaded.config.eval.seed)
     z = jax.device_get(sample_prior(loaded.model, loaded.params, fold(key, Use.SAMPLE_Z), count, condition))
-    one = lambda leaf: leaf[0]
-    arrays = {"z": one(z)} if isinstance(z, np.ndarray) else jax.tree.map(one, z)
-    return arrays | decoded(loaded, z, condition)
+    named = z if isinstance(z, dict) else {"z": z}
+    return {name: array[0] for name, array in named.items()} | decoded(loaded, z, condition)
 
 
 def decode(loaded, given):
-    """p(x|z) at the rows of given['z']."""
+    """p(x|z) at each z of given['z']."""
     z = wanted(given, "z", (loaded.config.model.latent_dim,)).astype(np.float32)
     return decoded(loaded, z[None], conditions(loaded, len(z), given))
 
@@ -54,7 +53,7 @@ def decoded(loaded, z, condition):
 
 
 def encode(loaded, given):
-    """q(z|x) of the rows of given['x'], found as the run finds it: its mean, and the q_params that describe it."""
+    """q(z|x) of each image of given['x'], found as the run finds it: its mean, and the q_params that describe it."""
     image = wanted(given, "x", loaded.info.event_shape)
     keys = split_keys(loaded.config.eval.seed, "test", len(image))
     prepare = setups.preparation(loaded.config, loaded.info)

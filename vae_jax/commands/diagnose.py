@@ -1,4 +1,4 @@
-"""What `main` can do with the directory of a trained run, besides training it."""
+"""--mode=gaps and --mode=estimators: what the q of a trained run loses, and how noisy its gradients are."""
 
 from pathlib import Path
 
@@ -10,44 +10,35 @@ from vae_jax import console
 from vae_jax.commands.configuration import changed
 from vae_jax.commands.evaluate import save
 from vae_jax.errors import ConfigError
-from vae_jax.evaluation import summary
-from vae_jax.evaluation.examples import with_q_params
-from vae_jax.models import inference
+from vae_jax.evaluation import summary, with_q_params
+from vae_jax.models.inference import has_table
 from vae_jax.models.model import families_of
 from vae_jax.parallel import devices
 from vae_jax.runs import directory
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
-NO_GAPS = {
-    "dirac": "dirac has no bound to be loose",
-    "two_layer": "two_layer has a z of two arrays, and AIS walks in one: use --mode=gaps on models of one layer",
-}
 CONTOURS = 8  # test examples whose posterior is drawn where there are two latent dimensions
 
 
 def gaps(workdir, overrides, num_devices=0):
     """Measures what the run's q loses, and why; saves numbers and pictures beside the run's own and prints them."""
-    from vae_jax.evaluation import gaps
-    from vae_jax.plotting import diagnostics as diagnostic_plots  # which needs blackjax
+    from vae_jax.evaluation import gaps  # which needs blackjax
+    from vae_jax.plotting import diagnostics as diagnostic_plots
 
-    workdir = Path(workdir)
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_gaps(setup.config, workdir)
-    config, spread = setup.config.gaps, devices.spread(setup.mesh)
+    model, config, spread = setup.model, setup.config.gaps, devices.spread(setup.mesh)
     console.write(f"gaps of {workdir}: {config.num_examples} test examples")
     examples = setups.split_of(setup, "test", config.num_examples)
-    examples = with_q_params(setup.model, params, examples, setup.config, spread)
-    numbers, values = gaps.measure_gaps(setup.model, params, examples, config, spread, Stages())
+    examples = with_q_params(model, params, examples, setup.config, spread)
+    progress = Stages("gaps", "examples")
+    numbers, values = gaps.measure_gaps(model, params, examples, config, spread, progress)
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
-    draws_only = not setup.model.density_anywhere
-    if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint" and not draws_only:
+    if model.latent_dim == 2 and model.has_encoder and model.density_anywhere:
         pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
     numbers = summary.name_condition(numbers, examples, setup.config)
-    np.savez(workdir / "gaps.npz", **values)
-    save(workdir, "gaps", numbers, pictures)
-    console.write(table(numbers))
-    console.write(f"report    {workdir / directory.REPORT}")
+    finish(workdir, "gaps", numbers, values, pictures, gap_table(numbers))
 
 
 def estimators(workdir, overrides, num_devices=0):
@@ -55,7 +46,6 @@ def estimators(workdir, overrides, num_devices=0):
     from vae_jax.evaluation import gradient_noise
     from vae_jax.plotting import diagnostics as diagnostic_plots
 
-    workdir = Path(workdir)
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_estimators(setup.config, workdir)
     config, given = setup.config.estimators, ("image", "index", "condition")
@@ -66,48 +56,62 @@ def estimators(workdir, overrides, num_devices=0):
     rest = (batch, config, setup.config.eval.seed, Stages("estimators", "groups"))
     found, projections = gradient_noise.measure(setup.model, jax.device_get(params), *rest)
     numbers, values = gradient_noise.summarize(found, projections), gradient_noise.arrays(found)
-    np.savez(workdir / "estimators.npz", **values)
     caption = "Signal-to-noise ratio of the gradient as one vector, against the draws K; ± one standard error."
-    save(workdir, "estimators", numbers, {"estimators": (diagnostic_plots.snr_lines(values), caption)})
-    console.write(gradient_noise.table(found, numbers, draws))
-    console.write(f"report    {workdir / directory.REPORT}")
+    floor = (
+        f"  snr of pure noise is {gradient_noise.noise_floor(draws):.3g} with {draws} gradients; snr_norm has no floor"
+    )
+    text = "\n".join([noise_table(values, gradient_noise.STATISTICS), number_table(numbers), floor])
+    finish(workdir, "estimators", numbers, values, {"estimators": (diagnostic_plots.snr_lines(values), caption)}, text)
+
+
+def finish(workdir, name, numbers, values, pictures, text):
+    """Saves numbers, arrays and pictures with the run's own, and prints the numbers."""
+    np.savez(Path(workdir) / f"{name}.npz", **values)
+    save(Path(workdir), name, numbers, pictures)
+    console.write(text)
+    console.write(f"report    {Path(workdir) / directory.REPORT}")
 
 
 def require_estimators(config, workdir):
     """Raises ConfigError for a run that has no such gradients."""
-    posterior, asked = config.model.posterior, set(config.estimators.names)
-    if inference.has_table(config):
-        raise ConfigError(f"--mode=estimators needs an encoder: {workdir} has inference.kind = per_datapoint")
-    if posterior == "dirac":
-        raise ConfigError(f"--mode=estimators needs a bound: {workdir} has model.posterior = dirac, an autoencoder")
-    if not families_of(config.model)[0].density_anywhere and asked & {"stl", "dreg"}:
-        raise ConfigError(
-            f"--mode=estimators: stl and dreg need the density of q at any z, and {workdir} has model.posterior = "
-            f"{posterior}: use --config.estimators.names=elbo,iwae"
-        )
+    posterior, name = families_of(config.model)[0], f"model.posterior = {config.model.posterior}"
+    elsewhere = set(config.estimators.names) & {"stl", "dreg"} and not posterior.density_anywhere
+    reasons = {
+        "needs an encoder, and there is none with inference.kind = per_datapoint": has_table(config),
+        f"needs a bound, and there is none with {name}": not posterior.has_density,
+        f"needs the density of q at any z for stl and dreg, and {name} has it at its own draws only: use "
+        "--config.estimators.names=elbo,iwae": elsewhere,
+    }
+    refuse("estimators", workdir, reasons)
 
 
 def require_gaps(config, workdir):
     """Raises ConfigError for a posterior whose gaps cannot be measured, or not as asked."""
-    if not config.model.latent_dim:
-        raise ConfigError(
-            f"--mode=gaps cannot measure {workdir}: config.model.latent_dim = 0 has no q to lose anything"
-        )
-    posterior, measured = config.model.posterior, config.gaps.ais.num_examples or config.gaps.ais.num_simulated
-    if posterior in NO_GAPS:
-        raise ConfigError(f"--mode=gaps cannot measure {workdir}: config.model.posterior = {NO_GAPS[posterior]}")
-    if not families_of(config.model)[0].density_anywhere and measured and "q" in config.gaps.ais.starts:
-        raise ConfigError(
-            f"--mode=gaps: AIS cannot start from config.model.posterior = {posterior}, whose density is known at its "
-            "own draws only: use --config.gaps.ais.starts=prior"
-        )
+    posterior, name = families_of(config.model)[0], f"model.posterior = {config.model.posterior}"
+    ais = config.gaps.ais
+    from_q = "q" in ais.starts and (ais.num_examples or ais.num_simulated)
+    reasons = {
+        "needs a z, and model.latent_dim = 0 has no q to lose anything": not config.model.latent_dim,
+        f"needs a bound, and {name} has no bound to be loose": not posterior.has_density,
+        f"needs a z of one array for AIS, and {name} has two: use it on models of one layer": posterior.layered,
+        f"needs the density of q at any z where AIS starts from q, and {name} has it at its own draws only: use "
+        "--config.gaps.ais.starts=prior": from_q and not posterior.density_anywhere,
+    }
+    refuse("gaps", workdir, reasons)
+
+
+def refuse(mode, workdir, reasons):
+    """Raises ConfigError with the first reason that holds."""
+    for reason, holds in reasons.items():
+        if holds:
+            raise ConfigError(f"{workdir}: --mode={mode} {reason}")
 
 
 class Stages:
     """A progress bar for one stage after another."""
 
-    def __init__(self, mode="gaps", unit="examples"):
-        self.mode, self.unit, self.title, self.bar = mode, unit, None, None
+    def __init__(self, mode, unit):
+        self.mode, self.unit, self.title = mode, unit, None
 
     def __call__(self, title, done, total):
         if title != self.title:
@@ -118,59 +122,47 @@ class Stages:
 
 
 def contours(setup, params, examples):
-    """The picture of `posteriors.posterior_contours` for the first examples."""
+    """The picture of `plotting.diagnostics.posterior_contours` for the first examples."""
     from vae_jax.evaluation import true_posterior
     from vae_jax.plotting import diagnostics as diagnostic_plots
 
-    shown = jax.tree.map(lambda array: array[:CONTOURS], examples)
-    shown = {name: shown[name] for name in ("image", "key", "condition") if name in shown}
+    shown = {name: examples[name][:CONTOURS] for name in ("image", "key", "condition") if name in examples}
     groups = (setup.config.inference, setup.config.fit)
     compared = jax.device_get(true_posterior.compare(setup.model, params, shown, *groups))
     return diagnostic_plots.posterior_contours(*compared, shown["image"])
 
 
-LABELS = {
-    "elbo_q": "L[q]",
-    "elbo_q_star": "L[q*]",
-    "elbo_q_star_flow": "L[q* flow]",
-    "iwae_q": "IWAE from q",
-    "iwae_q_star": "IWAE from q*",
-    "ais_q": "AIS from q*",
-    "ais_prior": "AIS from the prior",
-    "log_px": "log p(x)",
-    "approximation_gap": "approximation gap  log p(x) - L[q*]",
-    "amortization_gap": "amortization gap   L[q*] - L[q]",
-    "inference_gap": "inference gap      log p(x) - L[q]",
-    "amortization_gap_all": "amortization gap, all examples",
-    "approximation_gap_flow": "approximation gap of the flow",
-    "flow_gain": "L[q* flow] - L[q*]",
-    "bdmc_q_lower": "simulated data: AIS from q*",
-    "bdmc_q_upper": "simulated data: AIS back to q*",
-    "bdmc_q_gap": "simulated data: difference",
-    "bdmc_prior_lower": "simulated data: AIS from the prior",
-    "bdmc_prior_upper": "simulated data: AIS back to the prior",
-    "bdmc_prior_gap": "simulated data: difference",
-    "ais_q_acceptance": "acceptance, AIS from q*",
-    "ais_prior_acceptance": "acceptance, AIS from the prior",
-    "bdmc_q_acceptance": "acceptance, AIS back to q*",
-    "bdmc_prior_acceptance": "acceptance, AIS back to the prior",
-    "ais_q_effective": "effective chains, AIS from q*",
-    "ais_prior_effective": "effective chains, AIS from the prior",
-    "q_star_from_start": "q* found from the other start",
-}
-
-
-def table(numbers):
+def gap_table(numbers):
     """The numbers as text, a line each, and which bound stands for log p(x)."""
-    width = max(map(len, LABELS.values()))
-    texts = {name: console.number(numbers[name]) for name in LABELS if name in numbers}
-    column = max(24, *map(len, texts.values()))
-    lines = [
-        f"  {LABELS[name]:{width}}  {text:{column}}  {numbers[name]['num_examples']:6} examples"
-        for name, text in texts.items()
-    ]
     log_px = numbers["log_px"]
-    compared = ", ".join(f"{LABELS[name]} {value:.3f}" for name, value in log_px["bounds_compared"].items())
-    chosen = f"  log p(x) is {LABELS[log_px['method']]}, on the same examples the best of {compared}"
+    compared = ", ".join(f"{spaced(name)} {value:.3f}" for name, value in log_px["bounds_compared"].items())
+    chosen = f"  log p(x) is {spaced(log_px['method'])}, on the same examples the best of {compared}"
     note = "  a gap is measured on the examples that both of its terms were: the means above may differ by more"
-    return "\n".join([*lines, chosen, note])
+    return "\n".join([number_table(numbers), chosen, note])
+
+
+def number_table(numbers):
+    """A line for each number: its name, value and standard error, and how many examples it is of where it says so."""
+    count = lambda entry: f"{entry['num_examples']:6} examples" if "num_examples" in entry else ""
+    return aligned([(spaced(name), console.number(entry), count(entry)) for name, entry in numbers.items()])
+
+
+def noise_table(values, statistics):
+    """A line for each part of the parameters, estimator and K; values: `gradient_noise.arrays`."""
+    rows = [("part", "name", "K", *statistics)]
+    for p, part in enumerate(values["parts"]):
+        for n, name in enumerate(values["names"]):
+            for k, count in enumerate(values["num_samples"]):
+                pairs = [(values[s][n, k, p], values[f"{s}_stderr"][n, k, p]) for s in statistics]
+                rows.append((str(part), str(name), str(count), *(console.measured(*pair) for pair in pairs)))
+    return aligned(rows)
+
+
+def spaced(name):
+    return name.replace("_", " ")
+
+
+def aligned(rows):
+    """Rows of texts as lines with columns of one width each."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

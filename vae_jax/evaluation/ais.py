@@ -23,6 +23,8 @@ from blackjax.mcmc import hmc
 from jax.random import fold_in
 
 from vae_jax.keys import Use, fold
+from vae_jax.objectives.elbo import importance_bound
+from vae_jax.objectives.importance import effective_sample_size
 
 TARGET_ACCEPTANCE = 0.65  # Neal (2011), section 4.4, and both published codes
 GAIN = 0.2  # of the pilot's log step size on its excess acceptance: settles within about ten transitions
@@ -47,7 +49,7 @@ class Ais(NamedTuple):
     """An estimate of log p(x) for each example, and what shows whether to believe it."""
 
     log_px: jax.Array  # [B] a lower bound in expectation, or from `reverse` an upper one
-    effective_samples: jax.Array  # [B] (sum w)^2 / sum w^2 of the K weights
+    ess: jax.Array  # [B] effective sample size of the K weights
     acceptance: jax.Array  # [B, STRETCHES] over chains and stretches of the path, from beta = 0 to 1
     z: jax.Array  # [B, K, Z] where the chains end: after a forward run close to draws of p(z|x)
 
@@ -119,13 +121,9 @@ def estimate(keys, examples, target, log_steps, settings):
 
     def one(key, example, log_steps):
         chains = start_chains(fold(key, Use.AIS_RUN), example, target, settings.num_chains)
-        betas = temperatures(settings.schedule, settings.num_temperatures)
-        steps = jnp.exp(along_path(log_steps, settings.num_temperatures))
-        change = jnp.diff(betas)
-        return anneal(chains, example, target, (betas[1:], steps, change, 0 * change), settings)
+        return anneal(chains, example, target, log_steps, settings)
 
-    log_w, acceptance, z = jax.vmap(one)(keys, examples, log_steps)
-    return Ais(log_mean_exp(log_w), effective_samples(log_w), acceptance, z)
+    return jax.vmap(one)(keys, examples, log_steps)
 
 
 def reverse(keys, examples, z, target, log_steps, settings):
@@ -137,33 +135,33 @@ def reverse(keys, examples, z, target, log_steps, settings):
     def one(key, example, z, log_steps):
         keys = chain_keys(fold(key, Use.AIS_REVERSE), settings.num_chains)
         chains = (keys, *evaluate_chains(jnp.tile(z, (settings.num_chains, 1)), example, target))
-        betas = temperatures(settings.schedule, settings.num_temperatures)
-        steps = jnp.exp(along_path(log_steps, settings.num_temperatures))
-        change = -jnp.diff(betas)
-        path = jax.tree.map(jnp.flip, (betas[1:], steps, 0 * change, change))
-        return anneal(chains, example, target, path, settings)
+        result = anneal(chains, example, target, log_steps, settings, backwards=True)
+        return result._replace(log_px=-result.log_px, acceptance=result.acceptance[::-1])
 
-    log_w, acceptance, z = jax.vmap(one)(keys, examples, z, log_steps)
-    return Ais(-log_mean_exp(log_w), effective_samples(log_w), acceptance[:, ::-1], z)
+    return jax.vmap(one)(keys, examples, z, log_steps)
 
 
-def anneal(chains, example, target, path, settings):
-    """Moves one example's chains along the path: log weights [K], acceptance [STRETCHES] and last places [K, Z].
+def anneal(chains, example, target, log_steps, settings, backwards=False):
+    """`Ais` of one example, whose chains move along the path, or back; log_px is log 1/K sum_k w_k of this walk.
 
-    path: for each temperature beta, step size, and how much of log p(x, z) - log start(z) the weight takes up before
-    the transition and after it. A forward run weights first; the same transitions backwards are followed by theirs.
+    A temperature's step takes up its part of log p(x, z) - log start(z) in the weight before the transition on the way
+    to p(x, z), after it on the way back: the reverse run is the forward run, step by step undone.
     """
+    betas = temperatures(settings.schedule, settings.num_temperatures)
+    steps = jnp.exp(along_path(log_steps, settings.num_temperatures))
+    path = (betas[1:], steps, jnp.diff(betas))
+    path = jax.tree.map(jnp.flip, path) if backwards else path
 
     def move(carry, now):
         chains, log_w = carry
-        beta, step, before, after = now
-        log_w += before * log_ratio(chains)
+        beta, step, change = now
+        log_w += 0 if backwards else change * log_ratio(chains)
         chains, acceptance = transition(chains, example, target, beta, step, settings.num_leapfrog)
-        log_w += after * log_ratio(chains)
+        log_w -= change * log_ratio(chains) if backwards else 0
         return (chains, log_w), acceptance.mean()
 
     (chains, log_w), acceptance = jax.lax.scan(move, (chains, jnp.zeros(settings.num_chains)), path)
-    return log_w, stretches(acceptance), chains[1]
+    return Ais(importance_bound(log_w), effective_sample_size(log_w), stretches(acceptance), chains[1])
 
 
 def log_ratio(chains):
@@ -236,15 +234,6 @@ def leapfrog(evaluate, beta):
         return one_step
 
     return integrator
-
-
-def log_mean_exp(log_w):
-    return jax.nn.logsumexp(log_w, axis=-1) - jnp.log(log_w.shape[-1])
-
-
-def effective_samples(log_w):
-    """(sum w)^2 / sum w^2 over the last axis."""
-    return jnp.exp(2 * jax.nn.logsumexp(log_w, axis=-1) - jax.nn.logsumexp(2 * log_w, axis=-1))
 
 
 def chain_keys(key, num_chains):

@@ -1,7 +1,9 @@
 """Examples ready to be measured: keys, binarized images, variational parameters of q; chunks of bounded memory."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,14 +12,25 @@ from vae_jax.data import order as streams
 from vae_jax.distributions.basic import Normal, density_anywhere, has_density
 from vae_jax.distributions.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.keys import Use, fold_each, split_keys
-from vae_jax.models.inference import fit_q_params, has_table
+from vae_jax.models.inference import fit_q_params
+from vae_jax.models.model import Model
 from vae_jax.objectives.elbo import draw, elbo_fn, score
-from vae_jax.parallel import devices
-from vae_jax.parallel.devices import ONE_DEVICE, fetch
+from vae_jax.parallel.devices import ONE_DEVICE, Spread, fetch
 
 
-def split_examples(dataset, split, prepare, seed, limit=0):
-    """A split as a dict of arrays [N, ...] with a key for each example, binarized by the evaluation's seed."""
+def split_examples(dataset, split: str, prepare: Callable, seed: int, limit: int = 0) -> dict:
+    """The examples of a split, each with a key of its own, binarized by the evaluation's seed.
+
+    Args:
+        dataset: as `data.datasets.load` returns it.
+        split: 'train', 'valid' or 'test'.
+        prepare: (keys `[B]`, stored images `[B, ...]`) -> x, as a training setup has it.
+        seed: of the evaluation; the key of example i depends on (seed, split, i) alone.
+        limit: the first so many examples; 0: all.
+
+    Returns:
+        A dict of 'image' `[N, *event]`, 'key' and 'index' `[N]`, and where the data have them 'label' and 'condition'.
+    """
     arrays = getattr(dataset, split)
     count = min(limit or len(arrays.image), len(arrays.image))
     keys = split_keys(seed, split, count)
@@ -33,38 +46,75 @@ def prepared(prepare, image, keys):
     return in_chunks(binarize, {"image": image, "key": keys}, 2500)
 
 
-def with_q_params(model, params, examples, config, spread):
-    """The examples with q_params: fitted to each where the model has no encoder, otherwise as its inference finds them.
+def with_q_params(model: Model, params: Any, examples: dict, config: Any, spread: Spread = ONE_DEVICE) -> dict:
+    """The examples with the variational parameters of q(z|x), the decoder frozen.
 
-    config: of the run; its groups `inference`, `fit` and `eval` are read.
+    A model with an encoder finds them as it was trained to, where refinement ascends the ELBO whatever the objective
+    was; for one without they are fitted to each example.
+
+    Args:
+        model, params: the trained model.
+        examples: 'image', 'key' and where there is one 'condition', each `[N, ...]`.
+        config: of the run; its groups `eval` and, without an encoder, `fit` are read.
+        spread: over which devices a chunk of examples is divided.
+
+    Returns:
+        The examples with 'q_params', a dict of arrays `[N, ...]`.
     """
-    if has_table(config):
-        found = fit_examples(model, params, examples, config.fit, config.eval.chunk_images, spread)
+    if model.has_encoder:
+        find, size = partial(infer_q_params, model, params), config.eval.chunk_images
     else:
-        found = find_q_params(model, params, examples, config.eval, spread)
-    return {**examples, "q_params": found}
+        find = lambda chunk: fit_chunk(model, params, chunk, config.fit)
+        size = max(1, config.eval.chunk_images // config.fit.num_samples)
+    return {**examples, "q_params": in_chunks(find, examples, size, spread)}
 
 
-def with_entries(examples, table, num_examples, num_streams):
-    """The training examples with q_params from the `table` of their run."""
+def with_entries(examples: dict, table: Any, num_examples: int, num_streams: int) -> dict:
+    """The training examples with the q_params that their run's table holds.
+
+    Args:
+        examples: of the training set, with 'index' `[N]`.
+        table: of the run's state; `table.q_params` are arrays `[slots, ...]`.
+        num_examples: of the training set.
+        num_streams: into which the run divides it.
+
+    Returns:
+        The examples with 'q_params', a dict of arrays `[N, ...]`.
+    """
     slots = streams.slot_of(examples["index"], num_examples, num_streams)
-    return {**examples, "q_params": devices.fetch(jax.tree.map(lambda column: column[slots], table.q_params))}
+    return {**examples, "q_params": fetch(jax.tree.map(lambda column: column[slots], table.q_params))}
 
 
-def with_means(model, params, examples, spread):
-    """Examples that have q_params with the mean of q(z|x) too."""
+def with_means(model: Model, params: Any, examples: dict, spread: Spread = ONE_DEVICE) -> dict:
+    """The examples with the mean E_q[z|x] too.
+
+    Args:
+        model, params: the trained model.
+        examples: with 'q_params' and 'key'.
+        spread: over which devices a chunk of examples is divided.
+
+    Returns:
+        The examples with 'mean' `[N, Z]`, of a two-layer model a dict of such arrays.
+    """
     return {**examples, "mean": latent_means(model, params, examples, spread)}
 
 
-def bits_per_dim(nats, event_shape):
-    """nats per example -> bits per dimension: divide by D ln 2."""
-    return nats / (math.prod(event_shape) * math.log(2))
+def in_chunks(
+    function: Callable, arrays: Any, size: int, spread: Spread = ONE_DEVICE, progress: Callable = lambda done: None
+) -> Any:
+    """Applies a function to chunks of examples, so that memory is bounded; every call has arrays of one shape.
 
+    The last chunk is filled up with copies of its first example, which are cut off again.
 
-def in_chunks(function, arrays, size, spread=ONE_DEVICE, progress=lambda done: None):
-    """`function(chunk)` over chunks of about `size` examples of a pytree of arrays [N, ...]; results on the host.
+    Args:
+        function: chunk -> pytree of arrays `[size, ...]`, each example by itself.
+        arrays: pytree of arrays `[N, ...]`.
+        size: examples in a chunk; made a multiple of the number of devices.
+        spread: over which devices a chunk is divided.
+        progress: called with the number of examples that are done.
 
-    The last chunk is filled up with copies of its first example, cut off again: every call has one shape.
+    Returns:
+        A pytree of host arrays `[N, ...]`.
     """
     total, results = len(jax.tree.leaves(arrays)[0]), []
     size = -(-min(size, total) // spread.multiple) * spread.multiple
@@ -77,28 +127,42 @@ def in_chunks(function, arrays, size, spread=ONE_DEVICE, progress=lambda done: N
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *results)
 
 
-def summarize(values, unit="nats"):
-    """Mean over examples with its standard error."""
+def summarize(values: Any, unit: str = "nats") -> dict:
+    """Mean over examples `[N]` with its standard error: {'value', 'stderr', 'unit'}; stderr is None for N = 1."""
     values = np.asarray(values, np.float64)
     stderr = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"value": float(values.mean()), "stderr": stderr, "unit": unit}
+    return entry(float(values.mean()), unit, stderr)
 
 
-def conditional_on(numbers, what):
-    """The numbers with a unit that says what nats are conditional on: an NLL of -log p(x|c) is none of -log p(x)."""
-    units = {unit: f"{unit} given {what}" for unit in ("nats", "bits/dim")}
-    return {name: {**entry, "unit": units.get(entry["unit"], entry["unit"])} for name, entry in numbers.items()}
+def entry(value, unit, stderr=None):
+    """A number as the summary of a run stores it."""
+    return {"value": value, "stderr": stderr, "unit": unit}
 
 
-def find_q_params(model, params, examples, config, spread):
-    """The q_params of q for every example, as the model's inference finds them; refinement ascends the ELBO here,
-    whatever objective the run was trained on."""
-    return in_chunks(lambda chunk: infer_q_params(model, params, chunk), examples, config.chunk_images, spread)
+def bits_per_dim(nats, event_shape):
+    """nats per example -> bits per dimension: divide by D ln 2."""
+    return nats / (math.prod(event_shape) * math.log(2))
 
 
 @partial(jax.jit, static_argnums=0)
 def infer_q_params(model, params, chunk):
     return model.infer(params, (), fold_each(chunk["key"], Use.EVAL_REFINE), chunk, bound(model, params, chunk))
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def fit_chunk(model, params, chunk, fit):
+    """q_params fitted from the start of an untrained table; `fit` is config.fit."""
+    start = model.start_q_params(fold_each(chunk["key"], Use.EVAL_FIT_START))
+    return fit_from(model, params, {**chunk, "q_params": start, "key": fold_each(chunk["key"], Use.EVAL_FIT)}, fit)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def fit_from(model, params, chunk, fit):
+    """The q_params that ascend each example's bound from chunk["q_params"], params frozen; `fit`: config.fit."""
+    value_of = bound(model, params, chunk, fit.num_samples, stop_q=True)
+    value = lambda keys, q_params: value_of(keys, chunk["image"], model.make_q(params, q_params))
+    options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
+    return fit_q_params(value, chunk["q_params"], chunk["key"], **options)[0]
 
 
 def bound(model, params, chunk, num_samples=1, stop_q=False):
@@ -128,7 +192,7 @@ MEAN_DRAWS, MEANS_IN_FLIGHT = 1024, 100_000
 def latent_means(model, params, examples, spread):
     """E_q[z|x] of examples that have q_params, `[N, Z]`, of a two-layer model a dict of such."""
     described = {name: examples[name] for name in ("q_params", "key")}
-    return in_chunks(lambda chunk: mean_of_q(model, params, chunk), described, MEANS_IN_FLIGHT // MEAN_DRAWS, spread)
+    return in_chunks(partial(mean_of_q, model, params), described, MEANS_IN_FLIGHT // MEAN_DRAWS, spread)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -138,24 +202,3 @@ def mean_of_q(model, params, chunk):
         return q.mean
     z = q.sample(fold_each(chunk["key"], Use.EVAL_MEAN), (MEAN_DRAWS,))
     return jax.tree.map(lambda z: z.mean(0), z)
-
-
-def fit_examples(model, params, examples, fit, chunk_images, spread):
-    """Rows of their own for examples that no encoder serves, the decoder frozen; `fit` is config.fit."""
-    size = max(1, chunk_images // fit.num_samples)
-    return in_chunks(lambda chunk: fit_chunk(model, params, chunk, fit), examples, size, spread)
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def fit_chunk(model, params, chunk, fit):
-    start = model.start_q_params(fold_each(chunk["key"], Use.EVAL_FIT_START))
-    return fit_from(model, params, {**chunk, "q_params": start, "key": fold_each(chunk["key"], Use.EVAL_FIT)}, fit)
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def fit_from(model, params, chunk, fit):
-    """The q_params that ascend each example's bound from chunk["q_params"], params frozen; `fit`: config.fit."""
-    value_of = bound(model, params, chunk, fit.num_samples, stop_q=True)
-    value = lambda keys, q_params: value_of(keys, chunk["image"], model.make_q(params, q_params))
-    options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
-    return fit_q_params(value, chunk["q_params"], chunk["key"], **options)[0]

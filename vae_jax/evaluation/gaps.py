@@ -30,9 +30,19 @@ from vae_jax.keys import Use, fold_each, fold_in_each
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel.devices import ONE_DEVICE
 
-# What an example's key is used for here; IWAE from q takes evaluate's own use, and so repeats the NLL of a run.
 BOUNDS = ("iwae_q", "iwae_q_star", "ais_q", "ais_prior")  # on log p(x), from below
 MOMENTS = 256  # draws whose mean and standard deviation begin a flow where q* is no Gaussian
+
+# difference -> the two values that it is made of
+GAPS = {
+    "approximation_gap": ("log_px", "elbo_q_star"),
+    "amortization_gap": ("elbo_q_star", "elbo_q"),
+    "inference_gap": ("log_px", "elbo_q"),
+    "flow_gain": ("elbo_q_star_flow", "elbo_q_star"),
+    "approximation_gap_flow": ("log_px", "elbo_q_star_flow"),
+    "bdmc_q_gap": ("bdmc_q_upper", "bdmc_q_lower"),
+    "bdmc_prior_gap": ("bdmc_prior_upper", "bdmc_prior_lower"),
+}
 
 
 def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=lambda title, done, total: None):
@@ -42,28 +52,41 @@ def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=la
         makes them; the first `config.num_examples` count, and AIS, flow and BDMC take the first of those.
     config: config.gaps. The arrays of the second result are as long as the examples that they were measured on.
     """
-    run = make_runner(config, spread, progress)
+    run = make_runner(model, params, config.chunk_images, spread, progress)
     examples = {name: examples[name] for name in ("image", "key", "q_params", "condition") if name in examples}
     examples = first(examples, config.num_examples)
-    star, values = own_family(model, params, examples, config, run)
-    values |= importance(model, params, examples, star, config, run)
+    star, values = own_family(run, examples, config)
+    at_once = min(SAMPLES_AT_ONCE, config.num_samples)
+    for name, use, given in (("q", None, examples), ("q_star", Use.GAPS_IWAE_Q_STAR, star)):
+        # without a use of its own IWAE from q repeats the NLL of the run
+        estimate = run(f"IWAE from {name}", use, importance_log_px, given, config.num_samples, at_once, images=at_once)
+        values[f"iwae_{name}"] = estimate["log_px"]
     if config.flow.num_examples:
-        values |= flow_family(model, params, first(star, config.flow.num_examples), config, run)
+        flow_run = make_runner(with_flow(model), params, config.chunk_images, spread, progress)
+        values |= flow_family(run, flow_run, first(star, config.flow.num_examples), config)
     if config.ais.num_examples:
-        values |= annealed(model, params, first(star, config.ais.num_examples), config, run)
+        values |= annealed(run, first(star, config.ais.num_examples), config.ais)
     if config.ais.num_simulated:
-        values |= bidirectional(model, params, first(examples, config.ais.num_simulated), config, run)
-    values, method = with_gaps(values)
-    return summarize_all(values, method, config), values
+        values |= bidirectional(run, first(examples, config.ais.num_simulated), config)
+    values, compared = with_gaps(values)
+    return summarize_all(values, compared, config), values
 
 
-def make_runner(config, spread, progress):
-    """run(title, function, examples, images): in_chunks with at most `config.chunk_images` decoded images in flight."""
+def make_runner(model, params, chunk_images, spread, progress):
+    """run(title, use, function, examples, *options, images): function(model, params, chunk, *options) over chunks.
 
-    def run(title, function, examples, images=1):
+    use: of the examples' keys, which are folded for it. images: decoded at once for an example; a chunk decodes at most
+    `chunk_images`.
+    """
+
+    def run(title, use, function, examples, *options, images=1):
+        def call(chunk):
+            chunk = chunk if use is None else {**chunk, "key": fold_each(chunk["key"], use)}
+            return function(model, params, chunk, *options)
+
         total = len(examples["key"])
         done = lambda done: progress(title, done, total)
-        return in_chunks(function, examples, max(1, config.chunk_images // images), spread, done)
+        return in_chunks(call, examples, max(1, chunk_images // images), spread, done)
 
     return run
 
@@ -72,77 +95,66 @@ def first(examples, count):
     return jax.tree.map(lambda array: array[:count], examples)
 
 
-def with_key(chunk, use):
-    """The chunk with keys for one use of them."""
-    return {**chunk, "key": fold_each(chunk["key"], use)}
-
-
-def elbo(title, use, model, params, examples, config, run):
+def elbo(run, title, use, examples, config):
     """L of each example's q_params `[N]`, on the noise that `use` names."""
-    terms = lambda chunk: elbo_terms(model, params, with_key(chunk, use), config.elbo_samples)["elbo"]
-    return run(title, terms, examples)
+    return run(title, use, elbo_terms, examples, config.elbo_samples)["elbo"]
 
 
-def best_of(title, model, params, candidates, config, run):
+def best_of(run, title, candidates, config):
     """Of several versions of the examples the one with the better L for each, and its number `[N]`."""
-    scores = np.stack([elbo(title, Use.GAPS_JUDGE, model, params, candidate, config, run) for candidate in candidates])
+    scores = np.stack([elbo(run, title, Use.GAPS_JUDGE, candidate, config) for candidate in candidates])
     best = scores.argmax(0)
     choose = lambda *q_params: np.stack(q_params)[best, np.arange(len(best))]
     q_params = jax.tree.map(choose, *(candidate["q_params"] for candidate in candidates))
     return {**candidates[0], "q_params": q_params}, best
 
 
-def own_family(model, params, examples, config, run):
+def own_family(run, examples, config):
     """The examples with the q_params of q*, and L of q and q*."""
-    start = run("starts", lambda chunk: model.start_q_params(fold_each(chunk["key"], Use.GAPS_START)), examples)
-    candidates = [examples]
-    for title, q_params, use in (
-        ("q* from q", examples["q_params"], Use.GAPS_FIT_FROM_Q),
-        ("q* from the start", start, Use.GAPS_FIT_FROM_START),
-    ):
-        fit = lambda chunk, use=use: fit_from(model, params, with_key(chunk, use), config.fit)
-        q_params = run(title, fit, {**examples, "q_params": q_params}, config.fit.num_samples)
-        candidates.append({**examples, "q_params": q_params})
-    star, best = best_of("judging q*", model, params, candidates, config, run)
+    start = {**examples, "q_params": run("starts", Use.GAPS_START, start_table, examples)}
+    fit = lambda title, use, given: {
+        **given,
+        "q_params": run(title, use, fit_from, given, config.fit, images=config.fit.num_samples),
+    }
+    fitted = [
+        fit("q* from q", Use.GAPS_FIT_FROM_Q, examples),
+        fit("q* from the start", Use.GAPS_FIT_FROM_START, start),
+    ]
+    star, best = best_of(run, "judging q*", [examples, *fitted], config)
     values = {
-        "elbo_q": elbo("L[q]", Use.GAPS_REPORT, model, params, examples, config, run),
-        "elbo_q_star": elbo("L[q*]", Use.GAPS_REPORT, model, params, star, config, run),
+        "elbo_q": elbo(run, "L[q]", Use.GAPS_REPORT, examples, config),
+        "elbo_q_star": elbo(run, "L[q*]", Use.GAPS_REPORT, star, config),
         "q_star_start": best,
     }
     return star, values
 
 
-def importance(model, params, examples, star, config, run):
-    """log p(x) by importance sampling, from q and from q*: either is a lower bound."""
-    at_once = min(SAMPLES_AT_ONCE, config.num_samples)
-    estimate = lambda chunk: importance_log_px(model, params, chunk, config.num_samples, at_once)["log_px"]
-    return {
-        "iwae_q": run("IWAE from q", estimate, examples, at_once),
-        "iwae_q_star": run(
-            "IWAE from q*", lambda chunk: estimate(with_key(chunk, Use.GAPS_IWAE_Q_STAR)), star, at_once
-        ),
-    }
+def start_table(model, params, chunk):
+    """The q_params of an untrained table."""
+    return model.start_q_params(chunk["key"])
 
 
-def flow_family(model, params, star, config, run):
-    """L of q*_flow for examples that have the q_params of q*."""
-    begin = lambda chunk: start_flow(model, params, with_key(chunk, Use.GAPS_FLOW_START), config.flow)
-    star = {**star, "q_params": run("flow: start", begin, star)}
-    model = model._replace(make_q=make_flow)
-    fit = lambda chunk: fit_from(model, params, with_key(chunk, Use.GAPS_FLOW_FIT), config.flow)
-    fitted = {**star, "q_params": run("flow q*", fit, star, config.flow.num_samples)}
-    star, _ = best_of("judging flow q*", model, params, [star, fitted], config, run)
-    return {"elbo_q_star_flow": elbo("L[q* flow]", Use.GAPS_REPORT, model, params, star, config, run)}
+def flow_family(run, flow_run, star, config):
+    """L of q*_flow for examples that have the q_params of q*; `flow_run`: of the model whose q is a flow."""
+    star = {**star, "q_params": run("flow: start", Use.GAPS_FLOW_START, start_flow, star, config.flow)}
+    images = config.flow.num_samples
+    fitted = flow_run("flow q*", Use.GAPS_FLOW_FIT, fit_from, star, config.flow, images=images)
+    star, _ = best_of(flow_run, "judging flow q*", [star, {**star, "q_params": fitted}], config)
+    return {"elbo_q_star_flow": elbo(flow_run, "L[q* flow]", Use.GAPS_REPORT, star, config)}
+
+
+def with_flow(model):
+    """The model with a coupling flow of each example's own for its q."""
+    return model._replace(make_q=make_flow, density_anywhere=True)
 
 
 def make_flow(params, q_params):
-    """A flow of each example's own: in place of a model's make_q."""
     return CouplingFlow(q_params["mean"], q_params["log_std"], q_params["mean"][..., :0], q_params["flow"])
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def start_flow(model, params, chunk, flow):
-    """Rows at which a flow is q* itself, or where q* is no Gaussian, the Gaussian of its mean and variance."""
+    """The q_params at which a flow is q* itself, or if q* is no diagonal Gaussian, one with its mean and variance."""
     q = model.make_q(params, chunk["q_params"])
     if isinstance(q, Normal):
         mean, log_std = q.mean, jnp.broadcast_to(q.log_std, q.mean.shape)
@@ -153,74 +165,63 @@ def start_flow(model, params, chunk, flow):
     return {"mean": mean, "log_std": log_std, "flow": jax.vmap(weights)(chunk["key"])}
 
 
-def annealing(config):
-    """How config.gaps.ais walks, as `ais` wants it."""
-    names = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "pilot_chains", "pilot_temperatures")
-    return ais.Annealing(*(config.ais[name] for name in names))
-
-
-def annealed(model, params, star, config, run):
-    """AIS for examples that have the q_params of q*, from each of the starts."""
-    values = {}
-    for start in config.ais.starts:
-        function = lambda chunk, start=start: anneal(
-            model, params, with_key(chunk, Use.GAPS_ANNEAL), annealing(config), start
-        )
-        found = run(f"AIS from {start}", function, star, config.ais.num_chains)
+def annealed(run, star, config):
+    """AIS for examples that have the q_params of q*, from each of the starts; config: config.gaps.ais."""
+    settings, images, values = settings_of(config), config.num_chains, {}
+    for start in config.starts:
+        found = run(f"AIS from {start}", Use.GAPS_ANNEAL, anneal, star, settings, start, images=images)
         values |= {f"ais_{start}": found.log_px, f"ais_{start}_acceptance": found.acceptance}
-        values[f"ais_{start}_effective"] = found.effective_samples
+        values[f"ais_{start}_ess"] = found.ess
     return values
 
 
-def bidirectional(model, params, examples, config, run):
+def bidirectional(run, examples, config):
     """AIS and reverse AIS on data drawn from the model: bounds on its log p(x) from both sides."""
-    chunk_of = lambda chunk: simulate(model, params, with_key(chunk, Use.GAPS_SIMULATE))
-    simulated = {**examples, **run("simulating", chunk_of, examples)}
+    use, settings, images = Use.GAPS_SIMULATE, settings_of(config.ais), config.ais.num_chains
+    simulated = {**examples, **run("simulating", use, simulate, examples)}
     if "q" in config.ais.starts:
-        start = lambda chunk: {**chunk, "q_params": model.start_q_params(fold_each(chunk["key"], Use.GAPS_START))}
-        fit = lambda chunk: fit_from(model, params, start(with_key(chunk, Use.GAPS_SIMULATE)), config.fit)
-        simulated["q_params"] = run("q* of simulated data", fit, simulated, config.fit.num_samples)
+        draws = config.fit.num_samples
+        simulated["q_params"] = run("q* of simulated data", use, fit_simulated, simulated, config.fit, images=draws)
     values = {}
     for start in config.ais.starts:
-        walk = lambda chunk, start=start: both_ways(
-            model, params, with_key(chunk, Use.GAPS_SIMULATE), annealing(config), start
-        )
-        up, down = run(f"BDMC from {start}", walk, simulated, config.ais.num_chains)
+        up, down = run(f"BDMC from {start}", use, anneal, simulated, settings, start, True, images=images)
         values |= {f"bdmc_{start}_lower": up.log_px, f"bdmc_{start}_upper": down.log_px}
         values[f"bdmc_{start}_acceptance"] = down.acceptance
     return values
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def anneal(model, params, chunk, settings, start):
-    keys, chunk, target = ais_arguments(model, params, chunk, start)
-    log_steps = ais.tune(keys, chunk, target, settings)
-    return ais.estimate(keys, chunk, target, log_steps, settings)
+def settings_of(config):
+    """How config.gaps.ais walks, as `ais` wants it."""
+    return ais.Annealing(*(config[name] for name in ais.Annealing._fields))
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def both_ways(model, params, chunk, settings, start):
-    keys, chunk, target = ais_arguments(model, params, chunk, start)
-    log_steps = ais.tune(keys, chunk, target, settings)
-    up = ais.estimate(keys, chunk, target, log_steps, settings)
-    return up, ais.reverse(keys, chunk, chunk["z"], target, log_steps, settings)
+def fit_simulated(model, params, chunk, fit):
+    """q* of simulated data, from the start of an untrained table."""
+    start = model.start_q_params(fold_each(chunk["key"], Use.GAPS_START))
+    return fit_from(model, params, {**chunk, "q_params": start}, fit)
 
 
-def ais_arguments(model, params, chunk, start):
-    """Keys, examples and target, as `ais` wants them: the path leads from the prior or from q to p(x, z)."""
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def anneal(model, params, chunk, settings, start, both_ways=False):
+    """AIS from the prior or from q to p(x, z); with `both_ways` also back from chunk["z"]."""
+    keys, examples = chunk["key"], {name: leaf for name, leaf in chunk.items() if name != "key"}
+    target = partial(path_of, model, params, start)
+    log_steps = ais.tune(keys, examples, target, settings)
+    up = ais.estimate(keys, examples, target, log_steps, settings)
+    return (up, ais.reverse(keys, examples, examples["z"], target, log_steps, settings)) if both_ways else up
 
-    def target(example):
-        one = jax.tree.map(lambda array: array[None], example)
-        condition = one.get("condition")
-        prior = model.prior(params, condition)
 
-        def log_joint(z):
-            z = z[None, None]
-            return (model.decode(params, z, condition).log_prob(one["image"]) + prior.log_prob(z)).sum()
+def path_of(model, params, start, example):
+    """(start, log p(x, z)) of one example, as `ais` wants them; start: 'prior' or 'q'."""
+    one = jax.tree.map(lambda array: array[None], example)
+    condition = one.get("condition")
+    prior = model.prior(params, condition)
 
-        return (prior if start == "prior" else model.make_q(params, one["q_params"])), log_joint
+    def log_joint(z):
+        z = z[None, None]
+        return (model.decode(params, z, condition).log_prob(one["image"]) + prior.log_prob(z)).sum()
 
-    return chunk["key"], {name: leaf for name, leaf in chunk.items() if name != "key"}, target
+    return (prior if start == "prior" else model.make_q(params, one["q_params"])), log_joint
 
 
 @partial(jax.jit, static_argnums=0)
@@ -237,45 +238,30 @@ def simulate(model, params, chunk):
 
 
 def with_gaps(values):
-    """The values with log p(x), the gaps and other differences, each over the examples common to what it is made of."""
-    method, log_px = best_bound(values)
+    """The values with log p(x) and the differences, and what `compare_bounds` finds.
+
+    A difference is over the examples that both its terms have; the amortization gap over those of log p(x) too, so that
+    the two gaps add up to the third.
+    """
+    compared = compare_bounds(values)
+    values = {**values, "log_px": values[max(compared, key=compared.get)]}
     less = lambda a, b: (lambda n: a[:n] - b[:n])(min(len(a), len(b)))
-    q, star = values["elbo_q"], values["elbo_q_star"]
-    values = {
-        **values,
-        "log_px": log_px,
-        "approximation_gap": less(log_px, star),
-        "amortization_gap": less(star, q)[
-            : len(log_px)
-        ],  # on the same examples, so that the two gaps add up to the third
-        "inference_gap": less(log_px, q),
-    }
-    if len(log_px) < len(q):
-        values["amortization_gap_all"] = less(star, q)
-    if "elbo_q_star_flow" in values:
-        flow = values["elbo_q_star_flow"]
-        values |= {"flow_gain": less(flow, star), "approximation_gap_flow": less(log_px, flow)}
-    for start in ("q", "prior"):
-        if f"bdmc_{start}_lower" in values:
-            values[f"bdmc_{start}_gap"] = values[f"bdmc_{start}_upper"] - values[f"bdmc_{start}_lower"]
-    return values, method
+    gaps = {name: less(values[a], values[b]) for name, (a, b) in GAPS.items() if a in values and b in values}
+    common = len(values["log_px"])
+    if common < len(gaps["amortization_gap"]):
+        gaps["amortization_gap_all"] = gaps["amortization_gap"]
+        gaps["amortization_gap"] = gaps["amortization_gap"][:common]
+    return values | gaps, compared
 
 
-def shared(values):
-    """The lower bounds on log p(x), each on the examples that all of them have."""
+def compare_bounds(values):
+    """{name: average} of the lower bounds on log p(x) over the examples that all have; the best is log p(x)."""
     bounds = {name: values[name] for name in BOUNDS if name in values}
     count = min(map(len, bounds.values()))
-    return {name: bound[:count] for name, bound in bounds.items()}
+    return {name: float(bound[:count].mean()) for name, bound in bounds.items()}
 
 
-def best_bound(values):
-    """The name and values of the lower bound on log p(x) with the best average over the examples that all have."""
-    bounds = shared(values)
-    method = max(bounds, key=lambda name: bounds[name].mean())
-    return method, values[method]
-
-
-def summarize_all(values, method, config):
+def summarize_all(values, compared, config):
     """{name: {value, stderr, unit, num_examples}}; log_px says which method it is, rates have their own units."""
     numbers = {}
     for name, value in values.items():
@@ -284,8 +270,8 @@ def summarize_all(values, method, config):
         elif name.endswith("acceptance"):
             numbers[name] = {**entry(value.mean(-1), ""), "lowest_stretch": float(value.mean(0).min())}
         else:
-            numbers[name] = entry(value, f"of {config.ais.num_chains}" if name.endswith("effective") else "nats")
-    numbers["log_px"] |= {"method": method, "bounds_compared": {n: float(v.mean()) for n, v in shared(values).items()}}
+            numbers[name] = entry(value, f"of {config.ais.num_chains}" if name.endswith("ess") else "nats")
+    numbers["log_px"] |= {"method": max(compared, key=compared.get), "bounds_compared": compared}
     return numbers
 
 

@@ -1,6 +1,7 @@
 """What a model generates, as arrays: reconstructions, draws from the prior, images by label, completions."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +9,41 @@ import numpy as np
 
 from vae_jax.evaluation.examples import in_chunks
 from vae_jax.keys import Use, fold_each
-from vae_jax.models.model import sample_each_prior, sample_prior
+from vae_jax.models.model import Model, sample_each_prior, sample_prior
 
 
 @partial(jax.jit, static_argnums=0)
-def decode_means(model, params, z, condition=None):
-    """The mean of p(x|z) for z `[N, Z]`, or a dict of such, [N, *event]."""
+def decode_means(model: Model, params: Any, z: Any, condition: jax.Array | None = None) -> jax.Array:
+    """E[x|z] of each z.
+
+    Args:
+        model, params: the trained model.
+        z: `[N, Z]`, of a two-layer model a dict of such arrays.
+        condition: `[N, ...]` where the model has one.
+
+    Returns:
+        The mean of p(x|z), `[N, *event]`.
+    """
     return model.decode(params, jax.tree.map(lambda leaf: leaf[None], z), condition).mean[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def reconstruct(model, params, chunk):
-    """The mean of p(x|z) at the mean of q(z|x), [B, *event]."""
+def reconstruct(model: Model, params: Any, chunk: dict) -> jax.Array:
+    """The mean of p(x|z) at the mean of q(z|x).
+
+    Args:
+        model, params: the trained model.
+        chunk: 'mean' as `with_means` makes it, and where there is one 'condition', each `[B, ...]`.
+
+    Returns:
+        Reconstructions `[B, *event]`.
+    """
     return decode_means(model, params, chunk["mean"], chunk.get("condition"))
 
 
 def squared_error(model, params, examples, config, spread):
     """The squared error of the reconstruction at E_q[z|x], a mean over the elements of each example `[N]`."""
-    function = lambda chunk: squared_errors(model, params, chunk)
-    return in_chunks(function, examples, config.chunk_images, spread)
+    return in_chunks(partial(squared_errors, model, params), examples, config.chunk_images, spread)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -36,8 +53,18 @@ def squared_errors(model, params, chunk):
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def prior_means(model, params, key, count, condition=None):
-    """The mean of p(x|z) at `count` draws of z from the prior, [count, *event]. The key is consumed."""
+def prior_means(model: Model, params: Any, key: jax.Array, count: int, condition: jax.Array | None = None) -> jax.Array:
+    """The mean of p(x|z) at draws of z from the prior.
+
+    Args:
+        model, params: the trained model.
+        key: one key, which is consumed.
+        count: how many draws; with a condition the length of it.
+        condition: `[count, ...]` where the model has one.
+
+    Returns:
+        `[count, *event]`.
+    """
     z = sample_prior(model, params, key, count, condition)
     return model.decode(params, z, condition).mean[0]
 
@@ -62,10 +89,11 @@ def code_draws(codes, count, seed):
 def label_means(model, params, key, condition, count, given=None):
     """The mean of p(x|z,c) for C conditions at the same `count` draws of z, or given ones: `[count, C, *event]`.
 
-    Of a conditional prior z differs from row to row, the noise from which it is made does not. The key is consumed.
+    With a conditional prior z differs between conditions, the noise from which it is made does not. The key is
+    consumed.
     """
-    keys = jnp.broadcast_to(key, len(condition))
     if given is None:
+        keys = jnp.broadcast_to(key, len(condition))
         z = sample_each_prior(model, params, keys, count, condition)
     else:
         z = jnp.broadcast_to(given[:, None], (count, len(condition), given.shape[-1]))

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import console
+from vae_jax.evaluation.examples import entry
 from vae_jax.keys import TRAINING, example_keys
 from vae_jax.objectives.loss import OBJECTIVES, make_loss, to_refine
 
@@ -92,12 +92,10 @@ def make_gradient(model, name, num_samples):
 def random_signs(key, params):
     """A direction of length one over the encoder's parameters; 0 elsewhere."""
     own = {name: tree for name, tree in params.items() if name in PARTS["encoder"]}
-    leaves, treedef = jax.tree.flatten(own)
-    keys, size = jax.random.split(key, len(leaves)), sum(leaf.size for leaf in leaves)
-    signs = [
-        jax.random.rademacher(k, leaf.shape, float) / math.sqrt(size) for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.map(jnp.zeros_like, params) | treedef.unflatten(signs)
+    keys, size = jax.random.split(key, len(jax.tree.leaves(own))), sum(leaf.size for leaf in jax.tree.leaves(own))
+    keys = jax.tree.unflatten(jax.tree.structure(own), keys)
+    signs = jax.tree.map(lambda k, leaf: jax.random.rademacher(k, leaf.shape, float) / math.sqrt(size), keys, own)
+    return jax.tree.map(jnp.zeros_like, params) | signs
 
 
 @partial(jax.jit, static_argnums=0)
@@ -186,31 +184,37 @@ def paired_t(one, other):
 
 def summarize(found, projections):
     """{name: {value, stderr, unit}}: snr at the largest K, slope of snr_norm, and t of the pairs there."""
-    names, counts = list(dict.fromkeys(name for name, _ in found)), sorted({count for _, count in found})
+    names, counts = axes(found)
     largest, upper, numbers = counts[-1], upper_half(counts), {}
     for name in names:
         for part, values in found[name, largest].items():
             if not np.isfinite(values["snr"]).all():
-                continue  # no draw moves these parameters: a closed-form KL, say, and nothing else that they are in
-            numbers[f"{name}_{part}_snr"] = entry(values["snr"], f"at K = {largest}")
+                continue  # no draw moves these parameters: those of a prior whose KL is in closed form, for example
+            numbers[f"{name}_{part}_snr"] = with_unit(values["snr"], f"at K = {largest}")
             slopes = slope(upper, np.stack([found[name, count][part]["snr_norm"] for count in upper]))
             if slopes is not None:
-                numbers[f"{name}_{part}_snr_slope"] = entry(slopes, f"d log / d log K, K = {upper[0]} to {largest}")
+                unit = f"d log / d log K, K = {upper[0]} to {largest}"
+                numbers[f"{name}_{part}_snr_slope"] = with_unit(slopes, unit)
     for one, other in PAIRS.items():
         if {one, other} <= set(names) and "encoder" in found[one, largest]:
             t = paired_t(projections[one, largest], projections[other, largest])
-            numbers[f"{one}_bias_t"] = {"value": t, "stderr": None, "unit": f"paired t against {other}"}
+            numbers[f"{one}_bias_t"] = entry(t, f"paired t against {other}")
     return numbers
 
 
-def entry(values, unit):
+def axes(found):
+    """Names of estimators, as asked for, and numbers of draws, ascending."""
+    return list(dict.fromkeys(name for name, _ in found)), sorted({count for _, count in found})
+
+
+def with_unit(values, unit):
     value, stderr = with_error(values)
-    return {"value": value, "stderr": stderr, "unit": unit}
+    return entry(value, unit, stderr)
 
 
 def arrays(found):
     """names, num_samples, parts, and each statistic [names, num_samples, parts] with its standard error."""
-    names, counts = list(dict.fromkeys(name for name, _ in found)), sorted({count for _, count in found})
+    names, counts = axes(found)
     parts = list(next(iter(found.values())))
     result = {"names": names, "num_samples": counts, "parts": parts}
     for statistic in STATISTICS:
@@ -219,14 +223,6 @@ def arrays(found):
     return {name: np.asarray(array) for name, array in result.items()}
 
 
-def table(found, numbers, num_draws):
-    """Every number as text: a line for each part, estimator and K; slopes and t below."""
-    head = f"  {'part':8} {'name':5} {'K':>5}  {'snr':>20}  {'snr_norm':>20}  {'variance':>22}"
-    lines = [head]
-    for part in next(iter(found.values())):
-        for (name, count), parts in found.items():
-            cells = [console.number(entry(parts[part][statistic], "")).strip() for statistic in STATISTICS]
-            lines.append(f"  {part:8} {name:5} {count:5}  {cells[0]:>20}  {cells[1]:>20}  {cells[2]:>22}")
-    lines += [f"  {name:24} {console.number(value)}" for name, value in numbers.items() if not name.endswith("_snr")]
-    floor = math.sqrt(2 / (math.pi * num_draws))
-    return "\n".join([*lines, f"  snr of pure noise is {floor:.3g} with {num_draws} gradients; snr_norm has no floor"])
+def noise_floor(num_draws):
+    """The snr that `num_draws` gradients of pure noise have."""
+    return math.sqrt(2 / (math.pi * num_draws))

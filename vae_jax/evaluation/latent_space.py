@@ -1,7 +1,7 @@
-"""Looking into a latent space: what to decode, and what comes out. Arrays of images in, out of the model's functions.
+"""A latent space as arrays: which z to decode, which images are near, what the codes tell of the data.
 
-A grid over the prior's quantiles, straight lines between two codes, walks along one dimension, draws of one image's
-posterior, the nearest images by code. The pictures of them are in pictures.py.
+Grids over the prior's quantiles, straight lines between two codes, walks along one dimension, draws of one image's
+posterior, nearest images, principal components, probes. plotting/latent_space.py draws them.
 """
 
 from functools import partial
@@ -10,15 +10,13 @@ from statistics import NormalDist
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from vae_jax.distributions.basic import kl_of_dimensions
-from vae_jax.evaluation.examples import in_chunks, summarize
+from vae_jax.evaluation.examples import entry, in_chunks, summarize
 from vae_jax.keys import Use, fold_each
 from vae_jax.objectives.elbo import draw
+
+# scikit-learn is imported where it is used: training, which needs none of it, would start later by half a second
 
 STEPS = 9  # of a line or a walk
 REACH = 3.0  # standard deviations of the prior that a walk covers to either side
@@ -77,15 +75,17 @@ def aggregate_draws(model, params, chunk):
 
 def nearest(queries, codes, count):
     """Which of the codes `[N, Z]` are nearest to each query `[Q, Z]`, nearest first: `[Q, count]`."""
-    squares = (queries**2).sum(-1)[:, None] - 2 * queries @ codes.T + (codes**2).sum(-1)
-    return np.argsort(squares, axis=1)[:, :count]
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=count).fit(codes).kneighbors(queries, return_distance=False)
 
 
 def principal(mean):
     """Codes `[N, Z]` on their two principal components, `[N, 2]`, and the shares of the variance these carry."""
-    centered = mean - mean.mean(0)
-    _, scale, axes = np.linalg.svd(centered, full_matrices=False)
-    return centered @ axes[:2].T, (scale**2 / (scale**2).sum())[:2]
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2, svd_solver="full").fit(mean)
+    return pca.transform(mean), pca.explained_variance_ratio_
 
 
 ACTIVE = 1e-2  # a latent dimension is active if the variance over x of E_q[z|x] is above this; Burda et al. (2016), 5.2
@@ -141,7 +141,12 @@ def mean_kl(model, params, examples, config, spread):
 
 
 def accuracies(train_mean, train_label, test_mean, test_label):
-    """What a linear classifier and the nearest neighbours tell of the label from the code: shares of the test set."""
+    """Shares of the test set whose label a linear classifier, and the nearest neighbours, read off the code."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probes = {
         "linear_probe_accuracy": LogisticRegression(max_iter=1000),
         "knn_accuracy": KNeighborsClassifier(NEIGHBOURS),
@@ -155,8 +160,6 @@ def accuracies(train_mean, train_label, test_mean, test_label):
 
 
 def further_numbers(model, params, examples, config, spread):
-    """What `summary.measure_all` does not measure of a split whose examples have q_params and means of q."""
+    """How many dimensions carry a KL above ACTIVE_KL; none of it unless q and p are diagonal Gaussians."""
     kl = mean_kl(model, params, examples, config, spread)
-    if kl is None or not len(kl):
-        return {}
-    return {"active_units_kl": {"value": int((kl > ACTIVE_KL).sum()), "stderr": None, "unit": f"of {len(kl)}"}}
+    return {} if kl is None or not len(kl) else {"active_units_kl": entry(int((kl > ACTIVE_KL).sum()), f"of {len(kl)}")}

@@ -1,6 +1,7 @@
-"""Images that are not like the data: what a model makes of them shows what it has learned of images, and what of these.
+"""Images unlike the data, on which reconstruction errors show how special a model is to its data.
 
-All are `[N, H, W]` or `[N, H, W, C]` over the range of the test images they stand beside, and binary if these are.
+All are `[N, H, W]` or `[N, H, W, C]`, in the range of the test images that they are compared with, and binary if those
+are.
 """
 
 from itertools import pairwise

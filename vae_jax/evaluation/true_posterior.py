@@ -19,10 +19,15 @@ LIMIT, POINTS = 4.5, 361  # the grid covers [-LIMIT, LIMIT]^2 at a spacing of 0.
 AREA = (2 * LIMIT / (POINTS - 1)) ** 2
 
 
+def grid_axis():
+    """The values of either coordinate on the grid, `[POINTS]`."""
+    return np.linspace(-LIMIT, LIMIT, POINTS)
+
+
 def grid():
-    """The points z, `[POINTS^2, 2]`."""
-    axis = np.linspace(-LIMIT, LIMIT, POINTS, dtype=np.float32)
-    return np.stack(np.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
+    """The points z, `[POINTS^2, 2]`; z1 varies fastest."""
+    axis = grid_axis().astype(np.float32)
+    return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
 def log_posterior(model, params, image, condition=None):
@@ -60,7 +65,8 @@ def three_ways(model, params, examples, inference, fit):
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
 def compare(model, params, examples, inference, fit):
-    """log p(z|x) `[B, POINTS^2]`, {name: log q `[B, POINTS^2]`} and {name: KL(q || p(z|x)) `[B]`} in nats."""
+    """The grid's axis `[POINTS]`, log p(z|x) `[B, POINTS^2]`, {name: log q `[B, POINTS^2]`} and {name: KL(q || p(z|x))
+    `[B]`}, in nats."""
     images = {name: examples[name] for name in ("image", "condition") if name in examples}
     log_p = jax.lax.map(lambda one: log_posterior(model, params, one["image"], one.get("condition"))[0], images)
     log_qs, kls = {}, {}
@@ -68,4 +74,4 @@ def compare(model, params, examples, inference, fit):
         q = model.make_q(params, q_params)
         log_qs[name] = q.log_prob(jnp.asarray(grid())[:, None]).T
         kls[name] = jax.vmap(kl_on_grid)(log_qs[name], log_p)
-    return log_p, log_qs, kls
+    return jnp.asarray(grid_axis()), log_p, log_qs, kls

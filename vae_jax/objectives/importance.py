@@ -19,6 +19,12 @@ import jax.numpy as jnp
 from vae_jax.objectives.elbo import draw, elbo_fn, importance_bound, objective, score
 
 
+def effective_sample_size(log_weights, axis=0):
+    """(sum w)^2 / sum w^2 of the weights along `axis`, between 1 and their number K. Kong, Liu and Wong (1994)."""
+    total, squares = (jax.nn.logsumexp(power * log_weights, axis=axis) for power in (1, 2))
+    return jnp.exp(2 * total - squares)
+
+
 @objective
 def iwae(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
     """IWAE: L_K = log 1/K sum_k w_k, tighter as K = num_samples grows.

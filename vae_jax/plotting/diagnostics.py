@@ -3,7 +3,6 @@
 import numpy as np
 
 from vae_jax import console
-from vae_jax.evaluation.true_posterior import LIMIT, POINTS
 
 LABELS = {"elbo": "ELBO", "iwae": "IWAE", "stl": "STL", "dreg": "DReG"}
 
@@ -53,7 +52,7 @@ LEVELS = (0.05, 0.25, 0.6, 0.9)  # contours, as shares of the greatest density
 COLORS = {"amortized": "#d55e00", "semi-amortized": "#009e73", "optimal": "#0072b2"}
 
 
-def posterior_contours(log_p, log_qs, kls, images):
+def posterior_contours(axis, log_p, log_qs, kls, images):
     """A panel for each image: its true posterior in grey, each q as contours at shares of its peak, and the KLs."""
     from matplotlib.figure import Figure
 
@@ -61,7 +60,7 @@ def posterior_contours(log_p, log_qs, kls, images):
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(3.3 * columns, 3.75 * rows + 0.4), layout="constrained")
     for number, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat[: len(images)]):
-        draw_panel(ax, log_p[number], {name: log_q[number] for name, log_q in log_qs.items()})
+        draw_panel(ax, axis, log_p[number], {name: log_q[number] for name, log_q in log_qs.items()})
         draw_image(ax, images[number])
         ax.set_title("KL " + ", ".join(f"{kls[name][number]:.2f}" for name in COLORS) + " nats", fontsize=10)
     handles = [figure.axes[0].plot([], [], color=color, label=name)[0] for name, color in COLORS.items()]
@@ -71,10 +70,9 @@ def posterior_contours(log_p, log_qs, kls, images):
     return figure
 
 
-def draw_panel(ax, log_p, log_qs):
-    """Contours of one posterior and its q's, in a window that holds them all."""
-    axis = np.linspace(-LIMIT, LIMIT, POINTS)
-    density = lambda log_density: np.exp(log_density - log_density.max()).reshape(POINTS, POINTS)
+def draw_panel(ax, axis, log_p, log_qs):
+    """Contours of one posterior and its q's on the grid axis x axis, in a window that holds them all."""
+    density = lambda log_density: np.exp(log_density - log_density.max()).reshape(len(axis), -1)
     ax.contourf(axis, axis, density(log_p), levels=[*LEVELS, 1.0], cmap="Greys", vmin=-0.4, vmax=1.3)
     inside = density(log_p) > LEVELS[0] / 2
     for name, log_q in log_qs.items():

@@ -24,7 +24,7 @@ from vae_jax.runs.directory import flat
 NAMES = ("test.nll", "test.elbo", "test.kl", "test.active_units", "train_seconds")  # the columns if none are asked for
 WHOLE = {"train_seconds": "s", "num_params": "", "epochs": "", "step": ""}  # numbers of the whole run, with their units
 BETA, RATE, DISTORTION = "objective.beta", "test.kl", "test.log_likelihood"  # what trades one for the other, and both
-UP = {"elbo", "log_likelihood", "log_px", "effective_samples", "linear_probe_accuracy", "knn_accuracy"}
+UP = {"elbo", "log_likelihood", "log_px", "ess", "linear_probe_accuracy", "knn_accuracy"}
 DOWN = {"nll", "squared_error"}
 CONFIDENCE = 0.95
 
