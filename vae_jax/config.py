@@ -258,10 +258,11 @@ def unknown_key(key):
 
 
 def flat(config, prefix=""):
-    """{'model.latent_dim': 2} and so on, of a nested config."""
+    """{'model.latent_dim': 2} and so on, of a nested config or dict; an empty group stays, as {}."""
     items = {}
-    for key, value in config.items():
-        items |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+    for name, value in config.items():
+        nested = isinstance(value, ConfigDict | dict) and len(value)
+        items |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return items
 
 

@@ -78,11 +78,11 @@ def run_train():
     """Trains, or resumes, the run of --config in its directory and prints its numbers."""
     from vae_jax import console
     from vae_jax.runs import directory
-    from vae_jax.training import train
+    from vae_jax.commands import train
 
     config = command.asked_config()
     workdir = WORKDIR.value or directory.default_workdir(command.config_path(), command.overrides())
-    summary = train.train(config, workdir, DEVICES.value)
+    summary = train.train_run(config, workdir, DEVICES.value)
     if summary is None:  # another process has it
         return
     console.write(console.table(summary))

@@ -14,6 +14,7 @@ command leaves out what is finished and goes on with the rest.
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
@@ -47,6 +48,7 @@ def main(arguments):
 def sweep():
     """Trains all combinations and prints their numbers."""
     from vae_jax import console
+    from vae_jax.commands import train
     from vae_jax.parallel import devices
     from vae_jax.training import many_runs
 
@@ -58,7 +60,7 @@ def sweep():
     for line in idle(config, grid):
         console.write(f"note       {line}")
     options = many_runs.Options(DEVICES.value, int(MEMORY.value * 2**30) or None, BATCHING.value)
-    failed = many_runs.train_members(runs, options)
+    failed = many_runs.train_members(runs, options, partial(train.finish, alone=False))
     console.write(table([run.workdir for run in runs if run.workdir not in failed]))
     if failed:
         reasons = "; ".join(f"{workdir}: {reason}" for workdir, reason in failed.items())
