@@ -13,11 +13,11 @@ from sklearn.decomposition import PCA
 
 from vae_jax import compare, continuity, subjects
 from vae_jax import config as configs
+from vae_jax.commands.train import train_run
 from vae_jax.data import datasets
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import generation, latent_space
 from vae_jax.runs import directory
-from vae_jax.training import train
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
         if dim not in made:
             made[dim] = [tmp_path_factory.mktemp("compare") / name for name in ("linear_ae", "vae")]
             for workdir in made[dim]:
-                train.train(small(workdir.name, dim), workdir, 1)
+                train_run(small(workdir.name, dim), workdir, 1)
         return [str(workdir) for workdir in made[dim]]
 
     return make

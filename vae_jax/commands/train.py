@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from vae_jax import console
-from vae_jax.config import CHANGEABLE, default
+from vae_jax.config import default
 from vae_jax.errors import TrainingError
 from vae_jax.evaluation.summary import measure_all
 from vae_jax.models import networks
@@ -21,21 +21,33 @@ from vae_jax.training.step import evaluation_params
 
 
 def train_run(config, workdir, num_devices=0):
-    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary.
+    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; prints its numbers.
 
-    Of several processes, all of which must call this, the first writes and gets the summary, the others None.
+    Returns the summary. Of several processes, all of which must call this, the first alone writes; the others get None.
     """
     workdir = Path(workdir)
     if status_everywhere(config, workdir) == "finished":
         console.write(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
-        return processes.on_first(lambda: finished(workdir))
+        summary = processes.on_first(lambda: finished(workdir))
+    else:
+        summary = train_unfinished(config, workdir, num_devices)
+    if processes.first():
+        console.write(console.table(summary))
+        console.write(f"report    {workdir / directory.REPORT}")
+    return summary
+
+
+def train_unfinished(config, workdir, num_devices):
+    """Trains a run to its last step, from where it stands, and finishes it; returns its summary."""
     setup = processes.in_turn(lambda: setups.make_setup(config, num_devices))
     processes.greet(setup.mesh)
     state = setups.starting_state(setup, workdir)
     step = int(state.step)
     run = begin(setup, workdir, step)
     train.describe(setup, state.params)
-    describe(setup.mesh, workdir, step)
+    kind, several = setup.mesh.devices.flat[0].device_kind, f", of {jax.process_count()} processes"
+    console.write(f"devices    {setup.mesh.size} of {jax.device_count()} ({kind}){several * processes.several()}")
+    console.write(f"directory  {workdir}" + (f", from step {step:,} on" if step else ""))
     hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))
     source = batch_source(setup, step, processes.agreed(lambda: stays_on_host(setup)))
     state, failed = train.fit([run], state, hyper, make_advance(*source))
@@ -46,7 +58,7 @@ def train_run(config, workdir, num_devices=0):
 
 def status_everywhere(config, workdir):
     """Whether the run is 'new', 'resume' or 'finished'. Raises DeviceError if processes see it differently."""
-    status = processes.everywhere(lambda: directory.run_status(workdir, config.to_dict(), CHANGEABLE))
+    status = processes.everywhere(lambda: directory.run_status(workdir, config.to_dict()))
     digest = hashlib.sha256(str(config).encode()).hexdigest()[:8]
     processes.require_same(f"configuration {digest}", "start all with the same command")
     sources = filter(None, (config.init_from.partition("@")[0], config.inference.encoder_run))
@@ -60,20 +72,13 @@ def begin(setup, workdir, step):
     environment = directory.environment()
 
     def open_on_first():
-        train.open_run(setup, workdir, step, environment)
+        directory.open_run(workdir, setup.config.to_dict(), setup.dataset.info._asdict(), environment, step)
         return directory.events(workdir, purge_step=step + 1)
 
     events, started = processes.on_first(open_on_first), processes.exchange(environment["started"])[0]
     if processes.several():
         processes.everywhere(lambda: directory.wait_for(workdir, started))
     return train.Run(setup, workdir, {}, events)
-
-
-def describe(mesh, workdir, step):
-    """Which devices, and where, before it starts."""
-    device, several = mesh.devices.flat[0].device_kind, f", of {jax.process_count()} processes" * processes.several()
-    console.write(f"devices    {mesh.size} of {jax.device_count()} ({device}){several}")
-    console.write(f"directory  {workdir}" + (f", from step {step:,} on" if step else ""))
 
 
 def finished(workdir):

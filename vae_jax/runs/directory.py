@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 
-from vae_jax.config import flat, in_groups
+from vae_jax.config import CHANGEABLE, flat, in_groups
 from vae_jax.errors import RunError
 
 FORMAT = 2  # of a run directory, as versions from 0.2 on write it; 0.1 wrote no number, and is 1
@@ -44,13 +44,13 @@ _SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL
 # Opening a run.
 
 
-def open_run(workdir, config: dict, info: dict, environment: dict, changeable: frozenset[str] = frozenset()) -> str:
+def open_run(workdir, config: dict, info: dict, environment: dict, step: int | None = None) -> str:
     """Make or reopen a run: 'new', 'resume' or 'finished'. Raises RunError like `run_status`, before it writes.
 
-    A resume may differ in `changeable` keys; then config.json follows, config_history.jsonl keeps what it was, and a
-    summary that was complete no longer is.
+    A resume may differ in keys of `config.CHANGEABLE`; then config.json follows, config_history.jsonl keeps what it
+    was, and a summary that was complete no longer is. It drops the metrics beyond `step`, from which it goes on.
     """
-    status, root = run_status(workdir, config, changeable), pathlib.Path(workdir)
+    status, root = run_status(workdir, config), pathlib.Path(workdir)
     with _usable(root):
         if status == "new":
             root.mkdir(parents=True, exist_ok=True)
@@ -59,21 +59,21 @@ def open_run(workdir, config: dict, info: dict, environment: dict, changeable: f
         elif status == "resume":
             _refuse(root, "was begun with other data", differing(read_info(root), info), "the same data")
             _reopen(root, config, environment)
+            if step is not None:
+                truncate_metrics(workdir, step)
     return status
 
 
-def run_status(workdir, config: dict, changeable: frozenset[str] = frozenset()) -> str:
-    """What `open_run` would answer; writes nothing. Raises RunError if the directory is not ours or its config differs.
-
-    `changeable` names dotted keys, or groups of them: 'figures' stands for every 'figures.*'.
-    """
+def run_status(workdir, config: dict) -> str:
+    """What `open_run` would answer; writes nothing. Raises RunError if the directory is not ours or its config differs
+    in a key that is not changeable."""
     root = pathlib.Path(workdir)
     with _usable(root):
         if not (root / CONFIG).exists():
             _refuse_foreign(root)
             return "new"
     changed = differing(read_config(root), config)
-    fixed = {key: pair for key, pair in changed.items() if not in_groups(key, changeable)}
+    fixed = {key: pair for key, pair in changed.items() if not in_groups(key, CHANGEABLE)}
     _refuse(root, "holds a run with another config", fixed, "the old values")
     finished = (read_summary(root) or {}).get("complete", False)
     return "finished" if finished and not changed else "resume"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import CHANGEABLE, flat
+from vae_jax.config import flat
 from vae_jax.errors import DeviceError
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, load
@@ -71,7 +71,7 @@ def train_members(members: list[Member], options: Options, finish: Callable) -> 
     if jax.process_count() > 1:
         raise DeviceError("a sweep runs in one process: start one on each machine, each with its own seeds")
     devices.make_mesh(options.num_devices)  # raises if they are not there
-    is_finished = lambda m: directory.run_status(m.workdir, m.config.to_dict(), CHANGEABLE) == "finished"
+    is_finished = lambda m: directory.run_status(m.workdir, m.config.to_dict()) == "finished"
     pending, environment, failed = [m for m in members if not is_finished(m)], directory.environment(), {}
     for alike in group(pending, structure):
         failed |= train_alike(alike, options, environment, finish)
@@ -80,10 +80,8 @@ def train_members(members: list[Member], options: Options, finish: Callable) -> 
 
 def group(items, key):
     """Lists of the items with equal keys, in order of first appearance."""
-    groups = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return [*groups.values()]
+    keys = [key(item) for item in items]
+    return [[item for item, own in zip(items, keys, strict=True) if own == wanted] for wanted in dict.fromkeys(keys)]
 
 
 def structure(member):
@@ -164,7 +162,8 @@ def train_wave(programs, members, size, environment, finish):
     placed = [setup._replace(mesh=alone[i % len(alone)]) for i, setup in enumerate(home)]
     runs = [train.Run(s, m.workdir, {}, place=i) for i, (s, m) in enumerate(zip(placed, members, strict=True))]
     for run in runs:
-        train.open_run(run.setup, run.workdir, step, environment)
+        info = run.setup.dataset.info._asdict()
+        directory.open_run(run.workdir, run.setup.config.to_dict(), info, environment, step)
     hyper = stacked([setups.hyperparameters(setup.config) for setup in home], size, jnp.stack)
     advance = make_advance(*resident(partial(programs.compiled, size), programs.data))
     options = {"states": lambda state: partial(place_of, jax.device_get(state)), "threads": mesh.size}
@@ -194,7 +193,7 @@ def place_of(host, run):
     return devices.put_replicated(run.setup.mesh, own._replace(step=host.step))
 
 
-def finish_all(runs, own, finish, threads):
+def finish_all(runs, own, finish):
     """Final numbers and a report of each run, as many at a time as there are devices."""
     progress, done = console.Progress("measuring", len(runs)), []
 
@@ -203,5 +202,5 @@ def finish_all(runs, own, finish, threads):
         done.append(run)
         progress.update(len(done), f"{len(done)} of {len(runs)} runs")
 
-    train.in_threads(threads, one, runs)
+    train.in_threads(one, runs)
     progress.close()

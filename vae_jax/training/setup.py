@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.config import CHANGEABLE, default, in_groups, num_streams, validate
+from vae_jax.config import CHANGEABLE, default, in_groups, lookup, num_streams, validate
 from vae_jax.data import datasets, preprocess
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
@@ -98,27 +98,24 @@ def preparation(config, info):
     return jax.jit(lambda keys, image: preprocess.preprocess(keys, image, info.value_range, binarization))
 
 
+# name of a hyperparameter -> the key that it is
+SCALARS = {
+    "learning_rate": "optimizer.learning_rate",
+    "table_learning_rate": "inference.learning_rate",
+    "warmup_steps": "optimizer.warmup_steps",
+    "schedule_epochs": "objective.schedule_epochs",
+}
+# The keys that only `hyperparameters` and the first state read: runs that differ in no other share their programs.
+WEIGHTS = {f"objective.{name}" for objective in OBJECTIVES.values() for name in objective.weights}
+TRACED = frozenset({"seed", *SCALARS.values(), *WEIGHTS})
+
+
 def hyperparameters(config):
     """Everything a compiled program takes as an argument, so that no value of it is compiled in."""
     _, order, noise = seed_keys(config.seed)
     weights = {name: jnp.float32(config.objective[name]) for name in OBJECTIVES[config.objective.name].weights}
-    return {
-        "order": order,
-        "noise": noise,
-        "learning_rate": jnp.float32(config.optimizer.learning_rate),
-        "table_learning_rate": jnp.float32(config.inference.learning_rate),
-        "warmup_steps": jnp.float32(config.optimizer.warmup_steps),
-        "schedule_epochs": jnp.float32(config.objective.schedule_epochs),
-        "objective": weights,
-    }
-
-
-# The keys that only `hyperparameters` and the first state read: runs that differ in no other share their programs.
-TRACED = frozenset(
-    {"seed", "optimizer.learning_rate", "optimizer.warmup_steps", "inference.learning_rate"}
-    | {"objective.schedule_epochs"}
-    | {f"objective.{name}" for objective in OBJECTIVES.values() for name in objective.weights}
-)
+    scalars = {name: jnp.float32(lookup(config, key)) for name, key in SCALARS.items()}
+    return {"order": order, "noise": noise, "objective": weights, **scalars}
 
 
 def make_init(setup):

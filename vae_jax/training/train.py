@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import CHANGEABLE
 from vae_jax.evaluation import bounds
 from vae_jax.evaluation.examples import with_q_params
 from vae_jax.evaluation.summary import measure_bound
@@ -40,7 +39,6 @@ def fit(
     advance: Callable,
     *,
     states: Callable = lambda state: lambda run: state,
-    threads: int = 1,
 ) -> tuple[State, dict[Path, str]]:
     """Trains runs to their last step, logging, evaluating and saving at multiples of their cadences.
 
@@ -50,7 +48,6 @@ def fit(
         hyper: the traced hyperparameters, stacked likewise.
         advance: (hyper, state, count) -> (state, metrics [M, count]), see `program.make_advance`.
         states: state -> (run -> its own State, on its own devices).
-        threads: how many runs are evaluated at the same time.
 
     Returns:
         The state after the last step, and why the runs stopped that are no longer finite. It ends when all have.
@@ -75,19 +72,13 @@ def fit(
         due = [crossed(epochs * setup.epoch_steps, before, done, num_steps) for epochs in cadences]
         own = states(state) if any(due) else None
         if due[0]:
-            on_valid = in_threads(threads, lambda run, own=own: evaluate_valid(run, own(run), valid), runs)
+            on_valid = in_threads(lambda run, own=own: evaluate_valid(run, own(run), valid), runs)
             progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {spelled(on_valid)}")
         if due[1]:
             for run in runs:
                 checkpoint.save(run.workdir / load.CHECKPOINTS, done, own(run))
     progress.close()
     return state, failed
-
-
-def open_run(setup, workdir, step, environment):
-    """Opens the directory of a run that goes on from `step`."""
-    directory.open_run(workdir, setup.config.to_dict(), setup.dataset.info._asdict(), environment, CHANGEABLE)
-    directory.truncate_metrics(workdir, step)
 
 
 def log(run, step, split, values):
@@ -104,11 +95,11 @@ def crossed(cadence, before, done, last):
     return done // cadence > before // cadence or done == last
 
 
-def in_threads(threads, function, runs):
-    """`function(run)` of every run, so many at a time; of a single one in this thread, which may be interrupted."""
+def in_threads(function, runs):
+    """`function(run)` of every run, a thread for each mesh; of a single run in this one, which can be interrupted."""
     if len(runs) == 1:
         return [function(runs[0])]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(len({run.setup.mesh for run in runs})) as pool:
         return list(pool.map(function, runs))
 
 
