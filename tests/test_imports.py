@@ -45,7 +45,6 @@ OUTSIDE = {
     "absl": {"commands", "main.py", "sweep.py"},
     "blackjax": {"evaluation/ais.py"},
     "optax": {"models/inference.py", "training"},
-    "PIL": {"runs/directory.py"},
     "tqdm": {"console.py"},
     "numpy": None,
     "jax": None,

@@ -52,11 +52,17 @@ def selected(config, workdir):
 
 
 def read_info(workdir):
-    """The data's Info of a run directory, tuples where JSON has lists."""
-    tupled = {name: tuple(v) if isinstance(v, list) else v for name, v in directory.read_info(workdir).items()}
-    return datasets.Info(**tupled)
+    """The data's Info of a run directory."""
+    return datasets.Info(**tupled(directory.read_info(workdir)))
 
 
 def read_config(workdir):
-    """The config of a run directory as it was stored, which is complete; frozen, tuples where JSON has lists."""
-    return FrozenConfigDict(directory.read_config(workdir))
+    """The config of a run directory as it was stored, which is complete; frozen."""
+    return FrozenConfigDict(tupled(directory.read_config(workdir)))
+
+
+def tupled(value):
+    """Tuples where JSON has lists."""
+    if isinstance(value, dict):
+        return {name: tupled(item) for name, item in value.items()}
+    return tuple(map(tupled, value)) if isinstance(value, list) else value

@@ -181,8 +181,21 @@ def encoded_table(setup):
     return step.Table(q_params, init(q_params))
 
 
-def reopen(workdir, overrides, num_devices=0):
-    """(setup, params) of a trained run; `overrides` {key: value} may touch only keys that a resumed run may change."""
+def reopen(workdir: str | Path, overrides: dict, num_devices: int = 0) -> tuple[Setup, Any]:
+    """A trained run, set up as it was.
+
+    Args:
+        workdir: its directory.
+        overrides: {key: value} of its config; only keys that a resumed run may change.
+        num_devices: how many devices to use; 0: as many as can share its streams.
+
+    Returns:
+        Its Setup, and the parameters to measure, on the devices.
+
+    Raises:
+        ConfigError: for another key.
+        RunError, CheckpointError: where there is no such run.
+    """
     fixed = [key for key in overrides if not in_groups(key, CHANGEABLE)]
     if fixed:
         raise ConfigError(f"config.{fixed[0]} is part of what {workdir} was trained with: leave it out")
