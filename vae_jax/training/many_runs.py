@@ -158,19 +158,17 @@ def train_wave(programs, members, size, environment, finish):
     """Trains members that stand at the same step to the end; {workdir: what stopped it} of those that failed."""
     mesh, home = programs.mesh, [programs.setup._replace(config=member.config) for member in members]
     states = [setups.starting_state(s, m.workdir, programs.init) for s, m in zip(home, members, strict=True)]
-    alone, step = devices.each_alone(mesh), int(states[0].step)
-    placed = [setup._replace(mesh=alone[i % len(alone)]) for i, setup in enumerate(home)]
-    runs = [train.Run(s, m.workdir, {}, place=i) for i, (s, m) in enumerate(zip(placed, members, strict=True))]
-    for run in runs:
-        info = run.setup.dataset.info._asdict()
-        directory.open_run(run.workdir, run.setup.config.to_dict(), info, environment, step)
+    alone, step, runs = devices.each_alone(mesh), int(states[0].step), []
+    for i, (setup, member) in enumerate(zip(home, members, strict=True)):
+        info = setup.dataset.info._asdict()
+        directory.open_run(member.workdir, setup.config.to_dict(), info, environment, step)
+        runs.append(train.Run(setup._replace(mesh=alone[i % len(alone)]), member.workdir, {}, place=i))
     hyper = stacked([setups.hyperparameters(setup.config) for setup in home], size, jnp.stack)
+    state, hyper = stack_states(mesh, states, size), devices.put_split(mesh, hyper)
     advance = make_advance(*resident(partial(programs.compiled, size), programs.data))
-    options = {"states": lambda state: partial(place_of, jax.device_get(state)), "threads": mesh.size}
-    state, failed = train.fit(
-        runs, stack_states(mesh, states, size), devices.put_split(mesh, hyper), advance, **options
-    )
-    finish_all([run for run in runs if run.workdir not in failed], options["states"](state), finish, mesh.size)
+    own = lambda state: partial(place_of, jax.device_get(state))
+    state, failed = train.fit(runs, state, hyper, advance, states=own)
+    finish_all([run for run in runs if run.workdir not in failed], own(state), finish)
     return failed
 
 

@@ -188,9 +188,9 @@ def training_data(setup):
 
 def stream_major_data(setup):
     """The training set on the host, stream-major."""
-    count = setup.sizes[2]
+    num_examples, count = setup.sizes[1:]
     data = {name: streams.to_slots(array, count) for name, array in training_arrays(setup).items()}
-    return {**data, "index": setup.index}
+    return {**data, "index": streams.example_index(num_examples, count)}
 
 
 def training_arrays(setup):

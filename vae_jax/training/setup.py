@@ -52,11 +52,6 @@ class Setup(NamedTuple):
         return self.config.train.log_every or self.epoch_steps
 
     @property
-    def index(self):
-        """The example in each slot, -1 in the padding."""
-        return streams.example_index(*self.sizes[1:])
-
-    @property
     def spread(self):
         return devices.spread(self.mesh)
 
@@ -131,7 +126,7 @@ def make_init(setup):
         return step.init_state(setup.model, optimizer, key, x_init, condition, index=index, **options)
 
     init = jax.jit(init, out_shardings=devices.shardings(setup.mesh, step.STATE_SPECS))
-    index = setup.index
+    index = streams.example_index(*setup.sizes[1:])
     return lambda seed=config.seed: init(seed_keys(seed)[0], image, index)
 
 
