@@ -37,7 +37,7 @@ SWEEP = flags.DEFINE_multi_string("sweep", [], "--sweep.KEY=VALUES: the values o
 
 
 def main(arguments):
-    """Trains all combinations; every foreseen mistake becomes one line and exit status 2."""
+    """Trains all combinations; every foreseen error becomes one line and exit status 2."""
     command.require_plain(arguments)
     command.require_config()
     if not SWEEP.value:
@@ -151,7 +151,7 @@ def table(workdirs):
 
 
 def parse(arguments):
-    """Flags from the command line, --sweep.KEY=VALUES among them; a mistake in them is one line."""
+    """Flags from the command line, --sweep.KEY=VALUES among them; an error in them is one line."""
     shown = (CONFIG, SWEEP, WORKDIR, DEVICES, MEMORY, BATCHING, INIT_FROM)
     swept = [re.sub(r"^--?sweep\.", "--sweep=", argument) for argument in arguments]
     return command.parse(swept, lambda: command.help_text(__doc__, shown))
