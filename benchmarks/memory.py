@@ -30,37 +30,28 @@ def peak(batch, samples, examples):
     """Bytes above those before the data were made: (steps, NLL)."""
     import jax
 
-    from vae_jax import config as configs
     from vae_jax.commands import configuration
     from vae_jax.data import datasets
-    from vae_jax.data.order import steps_per_epoch
     from vae_jax.evaluation import bounds
-    from vae_jax.models.model import make_model
     from vae_jax.parallel import devices
     from vae_jax.training import program
     from vae_jax.training import setup as setups
-    from vae_jax.training.optimizer import make_optimizer
 
     jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # the compiler is there before the count begins
     before = resident("VmRSS")
     config = configuration.default()
     config.data.binarization, config.train.batch_size = "none", batch
+    config.train.epochs = 1
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS["table1"]
     config.objective.name, config.objective.num_samples = "iwae", samples
     config = configuration.validate(config)
     image = binary_images(examples).reshape(-1, 28, 28, 1)
     dataset = datasets.assemble("synthetic", *[datasets.Split(image[:n]) for n in (examples, 1, 100)], {}, (0.0, 1.0))
-    epoch_steps = steps_per_epoch(examples, configs.num_streams(config), batch)
-    parts = (
-        make_model(config, dataset.info),
-        make_optimizer(config.optimizer),
-        setups.preparation(config, dataset.info),
-    )
-    setup = setups.Setup(config, dataset, *parts, devices.make_mesh(1), epoch_steps, epoch_steps)
+    setup = setups.make_setup(config, 1, dataset)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))
     arrays, state = program.training_data(setup), setups.make_init(setup)()
-    state, _ = jax.block_until_ready(program.make_program(setup)(min(epoch_steps, 20))(hyper, state, arrays))
+    state, _ = jax.block_until_ready(program.make_program(setup)(min(setup.epoch_steps, 20))(hyper, state, arrays))
     steps = resident("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
     chosen = setups.run_examples(setup, state.params, "test")

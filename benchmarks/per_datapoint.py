@@ -22,15 +22,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vae_jax import config as configs
 from vae_jax.commands import configuration
 from vae_jax.data import datasets
-from vae_jax.data.order import steps_per_epoch
-from vae_jax.models.model import make_model
 from vae_jax.models.networks import count
 from vae_jax.parallel import devices
 from vae_jax.training import setup as setups
-from vae_jax.training.optimizer import make_optimizer
 from vae_jax.training.program import make_program, training_data
 
 SHORT, LONG = 40, 240  # steps of the two windows
@@ -47,10 +43,7 @@ def make_setup(num_examples):
     config = configuration.validate(config)
     draw = lambda n: datasets.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
     dataset = datasets.assemble("synthetic", draw(num_examples), draw(100), draw(100), {}, (0.0, 1.0))
-    model, optimizer = make_model(config, dataset.info), make_optimizer(config.optimizer)
-    epoch_steps = steps_per_epoch(num_examples, configs.num_streams(config), config.train.batch_size)
-    prepare, mesh = setups.preparation(config, dataset.info), devices.make_mesh(1)
-    return setups.Setup(config, dataset, model, optimizer, prepare, mesh, epoch_steps, 1000 * epoch_steps)
+    return setups.make_setup(config, 1, dataset)
 
 
 class Run:

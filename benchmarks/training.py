@@ -24,15 +24,11 @@ def ours(network, batch, binarization="none"):
     """This project: the compiled steps of a run."""
     import jax
 
-    from vae_jax import config as configs
     from vae_jax.commands import configuration
     from vae_jax.data import datasets
-    from vae_jax.data.order import steps_per_epoch
-    from vae_jax.models.model import make_model
     from vae_jax.parallel import devices
     from vae_jax.training import program as program_module
     from vae_jax.training import setup as setups
-    from vae_jax.training.optimizer import make_optimizer
 
     config = configuration.default()
     config.data.binarization = binarization
@@ -45,13 +41,7 @@ def ours(network, batch, binarization="none"):
     dataset = datasets.assemble(
         "synthetic", datasets.Split(image), datasets.Split(image[:1]), datasets.Split(image[:1]), {}, value_range
     )
-    epoch_steps = steps_per_epoch(COUNT, configs.num_streams(config), batch)
-    parts = (
-        make_model(config, dataset.info),
-        make_optimizer(config.optimizer),
-        setups.preparation(config, dataset.info),
-    )
-    setup = setups.Setup(config, dataset, *parts, devices.make_mesh(1), epoch_steps, 100 * epoch_steps)
+    setup = setups.make_setup(config, 1, dataset)
     program, arrays = program_module.make_program(setup), program_module.training_data(setup)
     hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))
     state = setups.make_init(setup)()

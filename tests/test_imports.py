@@ -41,11 +41,10 @@ OUTSIDE = {
     "scipy": {"reports/statistics.py"},  # which jax and scikit-learn bring
     "sklearn": {"data", "evaluation"},
     "tensorboardX": {"runs/directory.py"},
-    "ml_collections": {"config.py", "commands", "sweep.py"},
+    "ml_collections": {"config.py", "commands", "sweep.py", "runs/load.py"},
     "absl": {"commands", "main.py", "sweep.py"},
     "blackjax": {"evaluation/ais.py"},
     "optax": {"models/inference.py", "training"},
-    "PIL": {"runs/directory.py"},
     "tqdm": {"console.py"},
     "numpy": None,
     "jax": None,

@@ -17,10 +17,9 @@ from absl import flags
 
 from vae_jax import config as configs
 from vae_jax import main
-from vae_jax.commands import configuration
+from vae_jax.commands import configuration, train
 from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
 from vae_jax.runs import checkpoint, directory, load
-from vae_jax.training import train
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "--config=experiments/digits.py:quick"
@@ -169,7 +168,7 @@ def test_a_run_directory_is_complete(finished):
     assert saved == [LAST - 280, LAST]  # the newest two
     assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 120
     assert directory.read_info(workdir)["num_train"] == 1400
-    assert "--config.train.epochs=120" in directory._read(workdir, "environment.json")["command"]
+    assert "--config.train.epochs=120" in directory.read_environment(workdir)["command"]
 
 
 def test_every_cadence_leaves_its_records(finished):
@@ -507,7 +506,7 @@ def test_an_interrupt_is_one_line(command, monkeypatch, tmp_path):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train", interrupted)
+    monkeypatch.setattr(train, "train_run", interrupted)
     status, _, err = command(DIGITS, f"--workdir={tmp_path / 'run'}")
     assert status == 130 and err == "error: interrupted; the same command goes on from the last checkpoint\n"
 
@@ -516,7 +515,7 @@ def test_overrides_name_the_default_workdir(command, monkeypatch):
     """Two runs that differ do not meet in one directory; a key that may change on resume does not make another run."""
     seen = []
     summary = {"splits": {"test": {"elbo": {"value": 1.0, "stderr": None, "unit": "nats"}}}}
-    monkeypatch.setattr(train, "train", lambda config, workdir, *_: seen.append(str(workdir)) or summary)
+    monkeypatch.setattr(train, "train_run", lambda config, workdir, *_: seen.append(str(workdir)) or summary)
     for arguments in ([], ["--config.seed=3", "--config.model.hidden=8,9"], ["--config.eval.num_samples=7"]):
         assert command(DIGITS, *arguments)[0] == 0
     assert seen == ["runs/digits-quick", "runs/digits-quick-hidden=8,9-seed=3", "runs/digits-quick"]

@@ -455,14 +455,14 @@ def test_pictures_of_a_run_that_has_none_are_those_of_its_end(tmp_path, command,
     """Trained, its pictures taken away, drawn again: the same ones, and a page that holds them."""
     from matplotlib import image
 
-    from vae_jax.training import train
+    from vae_jax.commands.train import train_run
 
     config = configuration.default()
     small = {"data.num_train": 400, "model.latent_dim": 2, "model.hidden": (8,), "train.batch_size": 100}
     small |= {"train.epochs": 2, "eval.elbo_samples": 2, "eval.num_samples": 5, "eval.train_examples": 0}
     config.update_from_flattened_dict({**small, "figures.count": 4, "eval.max_examples": 60})
     run = tmp_path / "run"
-    summary = train.train(configuration.validate(config), run)
+    summary = train_run(configuration.validate(config), run)
     drawn = {path.name: image.imread(path) for path in (run / "figures").iterdir()}
     assert {"curves.png", "reconstructions.png", "samples.png", "latent.png"} == set(drawn)
     shutil.rmtree(run / "figures")

@@ -1,10 +1,11 @@
-"""Sweeps: every member is the run that train.train makes alone; directories, waves, failures, resumption, mistakes."""
+"""Sweeps: every member is the run that vae_jax.main makes alone; directories, waves, failures, resumption, errors."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,8 @@ from vae_jax import config as configs
 from vae_jax import sweep
 from vae_jax.commands import configuration
 from vae_jax.commands import flags as command
+from vae_jax.commands import train as train_command
+from vae_jax.commands.train import train_run
 from vae_jax.errors import DeviceError, RunError
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, load
@@ -48,6 +51,7 @@ SMALL = {
     "eval.max_examples": 97,  # as many as in valid: the same compiled functions serve both
 }
 MANY = 1 << 40  # bytes
+FINISH = partial(train_command.finish, alone=False)
 
 
 def config_of(**changes):
@@ -67,9 +71,9 @@ GRID = [{"seed": seed, "objective__beta": beta} for seed in (0, 3) for beta in (
 def train_alone(wanted):
     """The same runs by the ordinary way, each on one device, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw_figures", lambda *_: {})
+        patch.setattr(train_command, "draw", lambda *_: {})
         for member in wanted:
-            train.train(member.config, member.workdir, 1)
+            train_run(member.config, member.workdir, 1)
     return wanted
 
 
@@ -90,7 +94,7 @@ def require_same(ours, theirs):
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-6)
     one, other = directory.read_summary(ours), directory.read_summary(theirs)
     assert one.keys() == other.keys() and one["step"] == other["step"] and one["complete"]
-    one, other = (directory.flat(summary["splits"]) for summary in (one, other))
+    one, other = (configs.flat(summary["splits"]) for summary in (one, other))
     for name, value in other.items():
         assert one[name] == (pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value), name
     require_same_states(ours, theirs)
@@ -116,7 +120,7 @@ def require_same_states(ours, theirs):
 def test_members_are_the_runs_made_alone(alone, tmp_path, batching):
     """Two seeds by two betas under a schedule, an average, the best on valid: no run depends on those beside it."""
     ours = members_in(tmp_path, *GRID)
-    assert many_runs.train_members(ours, many_runs.Options(2, MANY, batching)) == {}
+    assert many_runs.train_members(ours, many_runs.Options(2, MANY, batching), FINISH) == {}
     for one, other in zip(ours, alone, strict=True):
         require_same(one.workdir, other.workdir)
         files = [{path.name.partition(".tfevents")[0] for path in m.workdir.iterdir()} for m in (one, other)]
@@ -143,7 +147,7 @@ def test_rows_of_their_own(tmp_path):
     }
     changes = [{**rows, **short, "inference__learning_rate": rate} for rate in (0.01, 0.1)]
     ours, theirs = members_in(tmp_path / "ours", *changes), members_in(tmp_path / "theirs", *changes)
-    assert many_runs.train_members(ours, many_runs.Options(2, MANY)) == {}
+    assert many_runs.train_members(ours, many_runs.Options(2, MANY), FINISH) == {}
     for one, other in zip(ours, train_alone(theirs), strict=True):
         require_same(one.workdir, other.workdir)
 
@@ -184,7 +188,7 @@ def test_waves_that_fit_give_the_same_numbers(alone, tmp_path, capsys, monkeypat
     with pytest.raises(DeviceError, match=r"one run of this sweep needs .* GiB .*--memory=GIB"):
         many_runs.wave_size(programs, 3, need[1] - 1)
     monkeypatch.setattr(many_runs, "make_programs", lambda *_: programs)
-    assert many_runs.train_members(ours, many_runs.Options(1, need[2])) == {}
+    assert many_runs.train_members(ours, many_runs.Options(1, need[2]), FINISH) == {}
     assert "2 of 3 runs on each, in 2 waves" in capsys.readouterr().out
     for one, other in zip(ours, alone, strict=False):
         require_same(one.workdir, other.workdir)
@@ -194,7 +198,7 @@ def test_waves_that_fit_give_the_same_numbers(alone, tmp_path, capsys, monkeypat
 def test_a_run_that_diverges_stops_alone(alone, tmp_path, capsys):
     """At a rate of 1e38 the parameters are no numbers after a step; the run beside it is as it is without it."""
     broken, sound = members_in(tmp_path, {"optimizer__learning_rate": 1e38}, GRID[0])
-    failed = many_runs.train_members([broken, sound], many_runs.Options(1, MANY))
+    failed = many_runs.train_members([broken, sound], many_runs.Options(1, MANY), FINISH)
     assert [*failed] == [broken.workdir] and "not finite at step 2 (of steps 1 to 4)" in failed[broken.workdir]
     assert directory.read_summary(broken.workdir) is None and directory.read_metrics(broken.workdir) == []
     assert checkpoint.latest_step(broken.workdir / load.CHECKPOINTS) is None
@@ -217,16 +221,16 @@ def test_stopped_between_two_members_checkpoints_it_goes_on(alone, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            many_runs.train_members(ours, many_runs.Options(1, MANY))
+            many_runs.train_members(ours, many_runs.Options(1, MANY), FINISH)
     assert [checkpoint.latest_step(m.workdir / load.CHECKPOINTS) for m in ours] == [8, 4]
-    assert many_runs.train_members(ours, many_runs.Options(1, MANY)) == {}
+    assert many_runs.train_members(ours, many_runs.Options(1, MANY), FINISH) == {}
     for one, other in zip(ours, alone, strict=False):
         require_same(one.workdir, other.workdir)
     before = snapshot(tmp_path)
     monkeypatch.setattr(many_runs, "train_alike", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again by main"))
-    assert many_runs.train_members(ours, many_runs.Options(1, MANY)) == {}
-    assert train.train(ours[0].config, ours[0].workdir) == directory.read_summary(ours[0].workdir)
+    assert many_runs.train_members(ours, many_runs.Options(1, MANY), FINISH) == {}
+    assert train_run(ours[0].config, ours[0].workdir) == directory.read_summary(ours[0].workdir)
     assert snapshot(tmp_path) == before
 
 
@@ -239,7 +243,7 @@ def test_another_run_in_the_way_is_refused_before_anything_is_begun(tmp_path):
     first, second = members_in(tmp_path, {"seed": 0}, {"seed": 1})
     directory.open_run(second.workdir, config_of(seed=7).to_dict(), {}, {})
     with pytest.raises(RunError, match="seed 7 -> 1"):
-        many_runs.train_members([first, second], many_runs.Options())
+        many_runs.train_members([first, second], many_runs.Options(), FINISH)
     assert not first.workdir.exists()
 
 
@@ -307,7 +311,7 @@ def test_a_width_takes_a_program_of_its_own(swept, tmp_path):
 
 
 def test_members_stand_where_main_would_put_them(swept, monkeypatch):
-    monkeypatch.setattr(many_runs, "train_members", lambda runs, options: asked.extend(runs) or {})
+    monkeypatch.setattr(many_runs, "train_members", lambda runs, *_: asked.extend(runs) or {})
     monkeypatch.setattr(sweep, "table", lambda workdirs: "")
     asked = []
     assert swept(*TINY, "--sweep.objective.beta=1,4", "--config.objective.name=beta")[0] == 0
@@ -327,7 +331,7 @@ def test_a_weight_without_a_part_in_the_objective_is_noted(swept, monkeypatch):
 
 
 def test_a_failure_is_told_at_the_end_in_one_line(swept, monkeypatch, tmp_path):
-    monkeypatch.setattr(many_runs, "train_members", lambda runs, options: {runs[1].workdir: "not finite"})
+    monkeypatch.setattr(many_runs, "train_members", lambda runs, *_: {runs[1].workdir: "not finite"})
     monkeypatch.setattr(sweep, "table", lambda workdirs: f"{len(workdirs)} finished")
     status, out, err = swept(DIGITS, "--sweep.seed=0:3", f"--workdir={tmp_path}")
     assert status == 2 and "2 finished" in out and err.count("\n") == 1
@@ -389,7 +393,7 @@ def test_values_have_the_type_of_their_key():
 
 
 def test_every_core_is_a_device_unless_told_otherwise():
-    code = "from vae_jax import parallel; parallel.use_cores(); import jax; print(jax.device_count())"
+    code = "from vae_jax.parallel import devices; devices.use_cores(); import jax; print(jax.device_count())"
     unset = ("NPROC", "PJRT_NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
     kept = {name: value for name, value in os.environ.items() if name not in unset} | {"JAX_PLATFORMS": "cpu"}
     told = ({}, {"JAX_NUM_CPU_DEVICES": "3"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"})

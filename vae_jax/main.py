@@ -10,6 +10,7 @@ not finished is resumed, a finished one prints its summary, and one with another
 """
 
 import os
+import pkgutil
 import sys
 
 from absl import app, flags
@@ -18,10 +19,19 @@ from vae_jax.commands import flags as command
 from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR, given
 from vae_jax.console import fail
 
+MODES = {  # the function of each in vae_jax.commands, imported when it is asked for: --help is quick
+    "train": "train:train_run",
+    "evaluate": "evaluate:evaluate",
+    "gaps": "diagnose:gaps",
+    "estimators": "diagnose:estimators",
+    "sample": "arrays:write_samples",
+    "encode": "arrays:write_codes",
+    "decode": "arrays:write_decoded",
+}
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "gaps", "estimators", "sample", "encode", "decode"],
+    [*MODES],
     "train a run; or of a trained one: evaluate (all numbers and pictures), gaps (what its q loses), "
     "estimators (how noisy gradients are), or sample, encode, decode (arrays of your own).",
 )
@@ -41,13 +51,23 @@ PROCESSES = (COORDINATOR, NUM_PROCESSES, PROCESS_ID, HEARTBEAT, CONNECT_TIMEOUT)
 
 
 def main(arguments):
-    """Runs the chosen mode; every foreseen mistake becomes one line and exit status 2."""
+    """Runs the chosen mode; every foreseen error becomes one line and exit status 2."""
     command.require_plain(arguments)
     if MODE.value == "train":
         command.require_config()
     elif not WORKDIR.value:
         fail(f"--workdir is missing: --mode={MODE.value} needs the directory of a trained run")
-    command.guarded(lambda: (join(), MODES[MODE.value]()))
+    command.guarded(run)
+
+
+def run():
+    """Does what the mode says."""
+    join()
+    arguments = arguments_of(MODE.value)
+    try:
+        pkgutil.resolve_name(f"vae_jax.commands.{MODES[MODE.value]}")(*arguments)
+    except ModuleNotFoundError as error:
+        fail(f"--mode={MODE.value} needs {error.name}: pip install -e '.[ais]'")
 
 
 def join():
@@ -74,76 +94,24 @@ def join():
         sys.stdout = open(os.devnull, "w")
 
 
-def run_train():
-    """Trains, or resumes, the run of --config in its directory and prints its numbers."""
-    from vae_jax import console
-    from vae_jax.runs import directory
-    from vae_jax.training import train
+def arguments_of(mode):
+    """What the function of a mode is called with."""
+    if mode == "train":
+        from vae_jax.runs.directory import default_workdir
 
-    config = command.asked_config()
-    workdir = WORKDIR.value or directory.default_workdir(command.config_path(), command.overrides())
-    summary = train.train(config, workdir, DEVICES.value)
-    if summary is None:  # another process has it
-        return
-    console.write(console.table(summary))
-    console.write(f"report    {os.path.join(workdir, 'report.html')}")
-
-
-def run_gaps():
-    """Measures the gaps of the run in --workdir; keys that touch no parameter may be given beside its config."""
-    from vae_jax.commands import diagnose
-
-    try:
-        from vae_jax.evaluation import gaps  # noqa: F401
-    except ImportError as error:
-        fail(f"--mode=gaps needs {error.name}: pip install -e '.[ais]'")
-    diagnose.gaps(WORKDIR.value, given_to_a_run(), DEVICES.value)
-
-
-def run_evaluate():
-    """Measures and draws everything of the run in --workdir."""
-    from vae_jax.commands import evaluate
-
-    evaluate.evaluate(WORKDIR.value, given_to_a_run(), DEVICES.value)
-
-
-def run_estimators():
-    """Measures gradient estimators at the parameters of the run in --workdir."""
-    from vae_jax.commands import diagnose
-
-    diagnose.estimators(WORKDIR.value, given_to_a_run(), DEVICES.value)
-
-
-def run_on_arrays():
-    """Samples, encodes or decodes with the run in --workdir, into --out."""
-    from vae_jax.commands import arrays
-
+        config, workdir = command.asked_config(), WORKDIR.value
+        return config, workdir or default_workdir(command.config_path(), command.overrides()), DEVICES.value
+    if mode in ("evaluate", "gaps", "estimators"):
+        return WORKDIR.value, given() if flags.FLAGS["config"].present else {}, DEVICES.value
     if not OUT.value:
-        fail(f"--out is missing: --mode={MODE.value} writes FILE.npz" + ", or FILE.png" * (MODE.value != "encode"))
-    if MODE.value == "sample":
-        arrays.write_samples(WORKDIR.value, OUT.value, COUNT.value, DATA.value)
-    elif not DATA.value:
-        fail(f"--data is missing: --mode={MODE.value} reads {'x' if MODE.value == 'encode' else 'z'} from FILE.npz")
-    else:
-        {"encode": arrays.write_codes, "decode": arrays.write_decoded}[MODE.value](WORKDIR.value, OUT.value, DATA.value)
-
-
-MODES = {
-    "train": run_train,
-    "evaluate": run_evaluate,
-    "gaps": run_gaps,
-    "estimators": run_estimators,
-    **dict.fromkeys(("sample", "encode", "decode"), run_on_arrays),
-}
-
-
-def given_to_a_run():
-    """The keys overridden on the command line for a mode that does without --config."""
-    return given() if flags.FLAGS["config"].present else {}
+        fail(f"--out is missing: --mode={mode} writes FILE.npz" + ", or FILE.png" * (mode != "encode"))
+    if mode != "sample" and not DATA.value:
+        fail(f"--data is missing: --mode={mode} reads {'x' if mode == 'encode' else 'z'} from FILE.npz")
+    return WORKDIR.value, OUT.value, *([COUNT.value] if mode == "sample" else []), DATA.value
 
 
 def parse(arguments):
-    """Flags from the command line; a mistake in them, or in the experiment file, is one line."""
+    """Flags from the command line; an error in them, or in the experiment file, is one line."""
     shown = (CONFIG, WORKDIR, MODE, DEVICES, INIT_FROM, COUNT, DATA, OUT, *PROCESSES)
     return command.parse(arguments, lambda: command.help_text(__doc__, shown))
 

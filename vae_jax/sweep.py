@@ -14,6 +14,7 @@ command leaves out what is finished and goes on with the rest.
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
@@ -37,7 +38,7 @@ SWEEP = flags.DEFINE_multi_string("sweep", [], "--sweep.KEY=VALUES: the values o
 
 
 def main(arguments):
-    """Trains all combinations; every foreseen mistake becomes one line and exit status 2."""
+    """Trains all combinations; every foreseen error becomes one line and exit status 2."""
     command.require_plain(arguments)
     command.require_config()
     if not SWEEP.value:
@@ -48,6 +49,7 @@ def main(arguments):
 def sweep():
     """Trains all combinations and prints their numbers."""
     from vae_jax import console
+    from vae_jax.commands import train
     from vae_jax.parallel import devices
     from vae_jax.training import many_runs
 
@@ -59,7 +61,7 @@ def sweep():
     for line in idle(config, grid):
         console.write(f"note       {line}")
     options = many_runs.Options(DEVICES.value, int(MEMORY.value * 2**30) or None, BATCHING.value)
-    failed = many_runs.train_members(runs, options)
+    failed = many_runs.train_members(runs, options, partial(train.finish, alone=False))
     console.write(table([run.workdir for run in runs if run.workdir not in failed]))
     if failed:
         reasons = "; ".join(f"{workdir}: {reason}" for workdir, reason in failed.items())
@@ -150,7 +152,7 @@ def table(workdirs):
 
 
 def parse(arguments):
-    """Flags from the command line, --sweep.KEY=VALUES among them; a mistake in them is one line."""
+    """Flags from the command line, --sweep.KEY=VALUES among them; an error in them is one line."""
     shown = (CONFIG, SWEEP, WORKDIR, DEVICES, MEMORY, BATCHING, INIT_FROM)
     swept = [re.sub(r"^--?sweep\.", "--sweep=", argument) for argument in arguments]
     return command.parse(swept, lambda: command.help_text(__doc__, shown))

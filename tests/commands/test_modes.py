@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from vae_jax import config as configs
-from vae_jax.commands import configuration
+from vae_jax.commands import configuration, train
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds
@@ -23,7 +23,7 @@ from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import program as program_module
 from vae_jax.training import setup as setups
-from vae_jax.training import step, train
+from vae_jax.training import step
 from vae_jax.training.optimizer import make_table_optimizer
 from vae_jax.training.program import make_program, make_run_steps
 
@@ -54,41 +54,41 @@ def hyper(seed=0):
     return {"order": order, "noise": noise, "objective": {}}
 
 
-def row_updates(optimizer=None, rate=0.1, inner_steps=1):
+def table_updates(optimizer=None, rate=0.1, inner_steps=1):
     return step.TableUpdates(optimizer or make_table_optimizer(), lambda hyper, step: rate, inner_steps)
 
 
-def plain_rows():
+def plain_table():
     """Plain SGD at rate 1 that counts its steps, one count a row."""
     return optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda count: 1.0))
 
 
-def make_step(kind="per_datapoint", optimizer=None, rows=None, axis=devices.NO_AXIS):
+def make_step(kind="per_datapoint", optimizer=None, updates=None, axis=devices.NO_AXIS):
     """Plain SGD at rate 1, so that gradients can be read off what moved."""
-    rows = rows if kind == "per_datapoint" else None
+    updates = updates if kind == "per_datapoint" else None
     return step.make_train_step(
-        small_model(kind), optimizer or optax.sgd(1.0), regularized.elbo, table_updates=rows, axis=axis
+        small_model(kind), optimizer or optax.sgd(1.0), regularized.elbo, table_updates=updates, axis=axis
     )
 
 
 @cache
 def compiled_step(inner_steps=1, plain=False):
-    rows = row_updates(plain_rows(), 1.0) if plain else row_updates(inner_steps=inner_steps)
-    return jax.jit(make_step(rows=rows))
+    updates = table_updates(plain_table(), 1.0) if plain else table_updates(inner_steps=inner_steps)
+    return jax.jit(make_step(updates=updates))
 
 
 @cache
 def start_state(kind="per_datapoint", plain=False, num_streams=1):
     """With one stream, row i is example i."""
     index = jnp.asarray(streams.example_index(NUM_EXAMPLES, num_streams))
-    table_optimizer = plain_rows() if plain else make_table_optimizer()
+    table_optimizer = plain_table() if plain else make_table_optimizer()
     init = partial(step.init_state, small_model(kind), optax.sgd(1.0), table_optimizer=table_optimizer)
     return jax.device_get(jax.jit(init)(jax.random.key(5), jnp.asarray(IMAGE), index=index))
 
 
 def batch_of(examples):
     index = jnp.asarray(examples)
-    return {"image": jnp.asarray(IMAGE[index]), "index": index, "row": index}
+    return {"image": jnp.asarray(IMAGE[index]), "index": index, "slot": index}
 
 
 def assert_bits(left, right):
@@ -97,8 +97,8 @@ def assert_bits(left, right):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-def rows_at(local, index):
-    return jax.tree.map(lambda column: np.asarray(column)[np.asarray(index)], local)
+def entries_at(table, index):
+    return jax.tree.map(lambda column: np.asarray(column)[np.asarray(index)], table)
 
 
 # ---- the per-datapoint step
@@ -109,11 +109,11 @@ def test_a_step_touches_only_its_rows():
     batch, others = [3, 9, 11, 2], [i for i in range(NUM_EXAMPLES) if i not in (3, 9, 11, 2)]
     state = start_state()
     new, _ = compiled_step()(jax.random.key(1), hyper(), state, batch_of(batch))
-    assert_bits(rows_at(new.local, others), rows_at(state.table, others))
-    adam = new.local.opt_state[0]
+    assert_bits(entries_at(new.table, others), entries_at(state.table, others))
+    adam = new.table.opt_state[0]
     assert adam.count.shape == (NUM_EXAMPLES,) and adam.count[jnp.array(batch)].tolist() == [1] * 4
     assert adam.count.sum() == 4
-    for before, after in zip(*(jax.tree.leaves(rows_at(s.local, batch)) for s in (state, new)), strict=True):
+    for before, after in zip(*(jax.tree.leaves(entries_at(s.table, batch)) for s in (state, new)), strict=True):
         assert (np.abs(after - before).reshape(4, -1).max(-1) > 0).all()
 
 
@@ -125,9 +125,9 @@ def test_every_row_has_its_own_count():
     state, one = start_state(), compiled_step()
     first, _ = one(jax.random.key(1), hyper(), state, batch_of([3, 9, 11, 2]))
     second, _ = one(jax.random.key(1), hyper(), first, batch_of([9, 3, 20, 21]))
-    assert second.local.opt_state[0].count[jnp.array([3, 9, 11, 2, 20, 21])].tolist() == [2, 2, 1, 1, 1, 1]
+    assert second.table.opt_state[0].count[jnp.array([3, 9, 11, 2, 20, 21])].tolist() == [2, 2, 1, 1, 1, 1]
     for row in (20, 21):
-        moved = rows_at(second.table.q_params, row)["log_std"] - rows_at(state.table.q_params, row)["log_std"]
+        moved = entries_at(second.table.q_params, row)["log_std"] - entries_at(state.table.q_params, row)["log_std"]
         np.testing.assert_allclose(np.abs(moved), 0.1, rtol=1e-3)
 
 
@@ -150,7 +150,7 @@ def test_gradients_are_those_of_sums_for_rows_and_of_means_for_the_decoder():
     for size in (4, 16):
         batch = batch_of(np.arange(size) * 3)
         new, _ = compiled_step(plain=True)(key, hyper(), state, batch)
-        old_rows, new_rows = (rows_at(s.table.q_params, batch["index"]) for s in (state, new))
+        old_rows, new_rows = (entries_at(s.table.q_params, batch["index"]) for s in (state, new))
         moved_rows[size] = jax.tree.map(np.subtract, new_rows, old_rows)
     decoder, rows = by_hand(state.params, old_rows, batch["index"], batch["image"])
     for name in NAMES:
@@ -165,7 +165,7 @@ def test_gradients_are_those_of_sums_for_rows_and_of_means_for_the_decoder():
 def test_inner_steps_are_a_loop_over_the_rows():
     """inner_steps = 3: three row updates, each with draws of its own, then the decoder moves once, by hand.
 
-    Updates 1 and 2 use fold_in(example's ROWS key, number); the third shares its draw with the decoder's gradient.
+    Updates 1 and 2 use fold_in(example's TRAIN_INNER key, number); the third shares its draw with the decoder's.
     """
     state, model, optimizer, key = start_state(), small_model(), make_table_optimizer(), jax.random.key(1)
     batch = batch_of([3, 9, 11, 2])
@@ -178,16 +178,16 @@ def test_inner_steps_are_a_loop_over_the_rows():
         each = lambda p, r: elbo_fn(draws, batch["image"], model.make_q(p, r), partial(model.decode, p)).elbo
         return jax.value_and_grad(lambda p, r: -each(p, r).sum(), (0, 1))(params, rows)
 
-    rows = rows_at(state.table.q_params, batch["index"])
+    rows = entries_at(state.table.q_params, batch["index"])
     moments = jax.vmap(optimizer.init)(rows)
     for draws in (*in_turn, keys(Use.TRAIN_DRAW)):
         value, (decoder, gradient) = gradients(state.params, rows, draws)
         updates, moments = jax.vmap(optimizer.update)(gradient, moments)
         rows = jax.tree.map(lambda row, update: row + 0.1 * update, rows, updates)
-    got = rows_at(new.local, batch["index"])
+    got = entries_at(new.table, batch["index"])
     for expected, actual in zip(jax.tree.leaves((rows, moments)), jax.tree.leaves(tuple(got)), strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
-    assert new.local.opt_state[0].count.sum() == 3 * 4 and new.step == 1
+    assert new.table.opt_state[0].count.sum() == 3 * 4 and new.step == 1
     expected = jax.tree.map(lambda p, g: p - g / 4, state.params, decoder)
     for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
@@ -203,7 +203,7 @@ NUM_STEPS = 20  # five epochs of 4 steps, in each of which 6 of the 70 examples 
 @cache
 def run_on(num_devices, kind, batch_size=BATCH):
     """(params, table in the order of examples, program text) after plain SGD for decoder and rows alike."""
-    mesh, rows = devices.make_mesh(num_devices), row_updates(plain_rows(), 0.3)
+    mesh, rows = devices.make_mesh(num_devices), table_updates(plain_table(), 0.3)
     train_step = make_step(kind, optax.sgd(0.05), rows, devices.axis(mesh))
     run = make_run_steps(train_step, NUM_STEPS, batch_size, NUM_EXAMPLES, STREAMS, mesh)
     index = streams.example_index(NUM_EXAMPLES, STREAMS)
@@ -217,8 +217,8 @@ def run_on(num_devices, kind, batch_size=BATCH):
     return jax.device_get(state.params), by_example(state.table), program.as_text()
 
 
-def by_example(local):
-    return jax.tree.map(lambda column: streams.from_slots(column, NUM_EXAMPLES, STREAMS), local)
+def by_example(table):
+    return jax.tree.map(lambda column: streams.from_slots(column, NUM_EXAMPLES, STREAMS), table)
 
 
 @pytest.mark.parametrize("num_devices", [pytest.param(2, marks=SLOW), 4, pytest.param(8, marks=SLOW)])
@@ -229,7 +229,7 @@ def test_devices_do_not_change_a_run(kind, num_devices):
     for a, b in zip(*map(jax.tree.leaves, (one, many)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     start = start_state(kind, True, STREAMS)
-    before = start.params, jax.tree.leaves(by_example(start.local))
+    before = start.params, jax.tree.leaves(by_example(start.table))
     after = one[0], jax.tree.leaves(one[1])
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
 
@@ -312,14 +312,14 @@ def run(request, root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setups, "make_setup", lambda config, devices: setup)
         patch.setattr(program_module, "make_program", lambda setup: program)
-        patch.setattr(train, "draw_figures", lambda *args: {})
-        summary = train.train(config, whole, 2)
+        patch.setattr(train, "draw", lambda *args: {})
+        summary = train.train_run(config, whole, 2)
         patch.setattr(checkpoint, "save", save_or_die)
         with pytest.raises(Killed):
-            train.train(config, broken, 2)
+            train.train_run(config, broken, 2)
         patch.setattr(checkpoint, "save", save)
         assert checkpoint.latest_step(broken / load.CHECKPOINTS) == 10
-        resumed = train.train(config, broken, 2)
+        resumed = train.train_run(config, broken, 2)
     return setup, whole, summary, broken, resumed
 
 
@@ -354,7 +354,7 @@ def test_a_run_loads_without_its_data(run):
     assert_bits(loaded.params, last_state(setup, workdir).params)
     x = jnp.zeros((1, 8, 8, 1))
     if setup.config.inference.kind == "per_datapoint":
-        with pytest.raises(ValueError, match=r"per_datapoint has no encoder.*fit rows"):
+        with pytest.raises(ValueError, match=r"per_datapoint has no encoder.*fit q_params"):
             loaded.model.encode(loaded.params, x)
     else:
         assert loaded.model.encode(loaded.params, x)["mean"].shape == (1, 2)
@@ -396,8 +396,8 @@ def test_a_table_starts_as_configured(start, encoder_run, tmp_path):
     encoder_setup, encoder_dir, encoder_state = encoder_run
     source = str(encoder_dir) if start == "encoder" else ""
     setup = setups.make_setup(tiny("per_datapoint", start=start, encoder_run=source), 2)
-    local = setups.starting_state(setup, tmp_path).local
-    mean, log_std = (streams.from_slots(local.rows[name], 160, 8) for name in NAMES)
+    table = setups.starting_state(setup, tmp_path).table
+    mean, log_std = (streams.from_slots(table.q_params[name], 160, 8) for name in NAMES)
     if start == "zeros":
         assert (mean == 0).all() and (log_std == 0).all()
     if start == "prior":
@@ -407,9 +407,9 @@ def test_a_table_starts_as_configured(start, encoder_run, tmp_path):
         rows = jax.jit(encoder_setup.model.encode)(jax.device_get(encoder_state.params), x)
         np.testing.assert_allclose(mean, rows["mean"], atol=1e-5)
         np.testing.assert_allclose(log_std, rows["log_std"], atol=1e-5)
-    for leaf in jax.tree.leaves(local):
+    for leaf in jax.tree.leaves(table):
         assert leaf.sharding.is_equivalent_to(devices.split(setup.mesh), leaf.ndim), "each device its own rows"
-    assert (np.asarray(local.opt_state[0].count) == 0).all()
+    assert (np.asarray(table.opt_state[0].count) == 0).all()
 
 
 def test_what_cannot_work_is_refused_in_one_line():

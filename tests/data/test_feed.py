@@ -9,14 +9,14 @@ import pytest
 
 from vae_jax import config as configs
 from vae_jax.commands import configuration
+from vae_jax.commands.train import train_run
 from vae_jax.data import datasets, feed
 from vae_jax.data import order as streams
 from vae_jax.errors import DataError
 from vae_jax.parallel import devices
 from vae_jax.runs import directory
 from vae_jax.training import setup as setups
-from vae_jax.training import train
-from vae_jax.training.program import make_advance, stays_on_host, training_arrays
+from vae_jax.training.program import batch_source, make_advance, stays_on_host, training_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 NUM, BATCH, STREAMS = 203, 24, 8  # epochs of 8 steps, in each of which 11 examples are left over
@@ -86,12 +86,12 @@ def test_batches_are_those_of_the_order_on_the_devices(num_devices):
 
 def advance_to_the_end(setup, on_host, start=0):
     state, hyper = setups.make_init(setup)(), devices.put_replicated(setup.mesh, setups.hyperparameters(setup.config))
-    advance, done, metrics = make_advance(setup, start, on_host), start, []
+    advance, done, metrics = make_advance(*batch_source(setup, start, on_host)), start, []
     state = state._replace(step=jax.device_put(np.int32(start), state.step.sharding))
     while done < setup.num_steps:
         count = min(5 - done % 5, setup.num_steps - done)
         state, window = advance(hyper, state, count)
-        metrics.append(window["elbo"])
+        metrics.append(window["elbo"][0])
         done += count
     return jax.device_get((state.params, state.table)), np.concatenate(metrics)
 
@@ -158,8 +158,8 @@ def test_a_run_from_mapped_files_by_the_command(tmp_path):
     """Trained from the host by itself, and with the data on the devices: placement is no part of a run's identity."""
     write_files(tmp_path)
     changes = {"data.name": "npz", "data.path": str(tmp_path), "data.num_train": 0}
-    fed = train.train(make_config(**changes, **{"data.placement": "host"}), tmp_path / "fed", 2)
-    kept = train.train(make_config(**changes), tmp_path / "kept", 2)
+    fed = train_run(make_config(**changes, **{"data.placement": "host"}), tmp_path / "fed", 2)
+    kept = train_run(make_config(**changes), tmp_path / "kept", 2)
     for name in ("elbo", "nll"):
         np.testing.assert_allclose(fed["splits"]["test"][name]["value"], kept["splits"]["test"][name]["value"], 1e-5)
-    assert directory.run_status(tmp_path / "fed", make_config(**changes).to_dict(), configs.CHANGEABLE) == "resume"
+    assert directory.run_status(tmp_path / "fed", make_config(**changes).to_dict()) == "resume"

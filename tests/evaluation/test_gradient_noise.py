@@ -14,12 +14,12 @@ from scipy import stats
 
 from vae_jax import config as configs
 from vae_jax.commands import configuration, diagnose
+from vae_jax.commands.train import train_run
 from vae_jax.distributions.basic import Normal
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import gradient_noise
 from vae_jax.evaluation.gradient_noise import Moments
 from vae_jax.models.model import Model
-from vae_jax.training import train
 
 MEAN = {"encoder": {"w": np.array([[1.0, -2.0], [0.0, 0.5]])}, "decoder": {"b": np.array([3.0])}}
 STD = {"encoder": {"w": np.array([[1.0, 4.0], [2.0, 0.5]])}, "decoder": {"b": np.array([1.5])}}
@@ -189,7 +189,7 @@ def trained(tmp_path_factory, **changes):
     config.model.hidden, config.train.epochs, config.eval.num_samples, config.eval.train_examples = (8,), 1, 5, 0
     config.update_from_flattened_dict(changes)
     workdir = tmp_path_factory.mktemp("estimators") / "run"
-    train.train(configuration.validate(config), workdir, 1)
+    train_run(configuration.validate(config), workdir, 1)
     return workdir
 
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from vae_jax import config as configs
 from vae_jax.commands import configuration
-from vae_jax.training import train
+from vae_jax.commands.train import train_run
 
 ROOT = Path(__file__).parents[2]
 sys.path += [str(ROOT / "experiments" / "analysis"), str(ROOT / "experiments" / "reproduce")]
@@ -52,7 +52,7 @@ def trained(tmp_path_factory, quick_compiler):
         workdir = folder / kind
         with FileLock(f"{workdir}.lock"):
             if not (workdir / "summary.json").exists():
-                train.train(small_config(kind), workdir, 1)
+                train_run(small_config(kind), workdir, 1)
         return str(workdir)
 
     return make

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from vae_jax.commands import configuration
+from vae_jax.commands.train import train_run
 from vae_jax.data import datasets, preprocess
 from vae_jax.distributions.basic import Bernoulli
 from vae_jax.errors import ConfigError
@@ -20,7 +21,6 @@ from vae_jax.objectives.importance import iwae
 from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.runs import directory
 from vae_jax.runs.load import load_run
-from vae_jax.training import train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 300
@@ -113,7 +113,7 @@ def test_an_own_family_trains_and_loads_like_any_other(own, tmp_path):
     config = own.get_config()
     config.train.epochs, config.train.eval_every, config.eval.num_samples = 20, 5, 50
     config.eval.train_examples, config.figures.count = 20, 4
-    summary = train.train(configuration.validate(config), tmp_path / "run", 1)
+    summary = train_run(configuration.validate(config), tmp_path / "run", 1)
     valid = [record["elbo"] for record in directory.read_metrics(tmp_path / "run") if record["split"] == "valid"]
     assert valid[-1] > valid[0] + 1
     test, images = summary["splits"]["test"], datasets.load(config.data).test.image

@@ -17,13 +17,11 @@ import pytest
 
 from vae_jax import config as configs
 from vae_jax import main
-from vae_jax.commands import configuration
+from vae_jax.commands import configuration, train
 from vae_jax.errors import DeviceError, RunError
 from vae_jax.parallel import devices, processes
-from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
-from vae_jax.training import train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
@@ -162,7 +160,7 @@ def require_close(workdir, other):
     """The same parameters, table and metrics to the order of float32 sums."""
     ours, theirs = state_at(workdir), state_at(other)
     assert ours.step == theirs.step
-    for a, b in zip(*map(jax.tree.leaves, ((ours.params, ours.local), (theirs.params, theirs.local))), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, ((ours.params, ours.table), (theirs.params, theirs.table))), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     kept = lambda workdir: [record for record in records(workdir) if record["split"] != "test"]
     for a, b in zip(kept(workdir), kept(other), strict=True):
@@ -172,11 +170,10 @@ def require_close(workdir, other):
 @pytest.fixture
 def alone(quick_compiler, monkeypatch, tmp_path):
     """alone(settings, workdir) trains, or resumes, in this process on four devices, and measures nothing at the end."""
-    monkeypatch.setattr(train, "finish", lambda *_: {})
-    monkeypatch.setattr(page, "write_report", lambda *_: None)
+    monkeypatch.setattr(train, "finish", lambda *_: {"splits": {"test": {"elbo": {"value": 0.0, "unit": "nats"}}}})
 
     def alone(settings, workdir=tmp_path / "alone"):
-        train.train(config_of(settings), workdir, 4)
+        train.train_run(config_of(settings), workdir, 4)
         return workdir
 
     return alone
@@ -192,7 +189,7 @@ def require_as_alone(pair, alone, tmp_path, settings, **how):
     start = setups.make_init(setups.make_setup(config_of(settings), 1))()
     moved = zip(*map(jax.tree.leaves, (start.params, state_at(workdir).params)), strict=True)
     assert max(np.abs(a - b).max() for a, b in moved) > 0.01
-    assert directory._read(workdir, "environment.json")["processes"] == 2
+    assert directory.read_environment(workdir)["processes"] == 2
     summary = directory.read_summary(workdir)
     assert summary["complete"] and (workdir / "report.html").exists() and summary["figures"]
     return workdir, [process.said() for process in processes]
@@ -290,7 +287,7 @@ def test_a_mistake_of_one_process_is_told_by_all(pair, tmp_path):
     assert not (tmp_path / "homes").exists() and not (tmp_path / "seeds").exists()
     config = config_of(RUN)
     environment, info = {"started": "before"}, {"num_train": 400}
-    directory.open_run(homes[0] / "run", config.to_dict(), info, environment, configs.CHANGEABLE)
+    directory.open_run(homes[0] / "run", config.to_dict(), info, environment)
     require_lines(pair("run", RUN, cwds=homes), *["shared filesystem"] * 2)
 
 

@@ -23,7 +23,7 @@ class State(NamedTuple):
     step: Any
     params: Any
     opt_state: Any
-    local: Any
+    table: Any
 
 
 def make_state(value=1.0, width=6):
@@ -243,7 +243,7 @@ def test_works_inside_a_running_event_loop_as_in_a_notebook(tmp_path):
 KILLED = """
 import sys
 import jax.numpy as jnp
-from vae_jax import checkpoint
+from vae_jax.runs import checkpoint
 directory, again = sys.argv[1], int(sys.argv[2])
 step = checkpoint.latest_step(directory) or 0
 if step:

@@ -12,6 +12,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from vae_jax import config as configs
 from vae_jax import console
 from vae_jax.commands import configuration
+from vae_jax.commands import train as command
+from vae_jax.commands.train import train_run
 from vae_jax.errors import TrainingError
 from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
@@ -65,9 +67,8 @@ def small(**changes):
 
 @pytest.fixture
 def fit_only(monkeypatch):
-    """train.train ends where the last step is done: nothing is measured, drawn or reported."""
-    monkeypatch.setattr(train, "finish", lambda *_: {})
-    monkeypatch.setattr(page, "write_report", lambda *_: None)
+    """train_run ends where the last step is done: nothing is measured, drawn or reported."""
+    monkeypatch.setattr(command, "finish", lambda *_: {"splits": {"test": {"elbo": {"value": 0.0, "unit": "nats"}}}})
 
 
 def params_at(workdir, step=None):
@@ -92,10 +93,10 @@ def train_records(workdir):
 def test_windows_need_not_divide_epochs_nor_cadences_the_run(fit_only, tmp_path):
     """Windows of 8 steps in 12, epochs of 4: what is due in the middle of a window is done at its end."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train.train(small(train__epochs=3, **SGD), whole, 1)
+    train_run(small(train__epochs=3, **SGD), whole, 1)
     assert steps_of(whole, "train") == steps_of(whole, "valid") == [4, 8, 12]
     assert saved_at(whole) == [8, 12]
-    train.train(small(train__epochs=3, train__log_every=8, train__checkpoint_every=1, **SGD), cut, 1)
+    train_run(small(train__epochs=3, train__log_every=8, train__checkpoint_every=1, **SGD), cut, 1)
     assert steps_of(cut, "train") == steps_of(cut, "valid") == saved_at(cut) == [8, 12]
     for ours, theirs in zip(params_at(cut), params_at(whole), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -113,8 +114,8 @@ def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(fit_only, tmp
     """To the order of float32 sums, with plain SGD; the stop is right after the first checkpoint."""
     alone, moved = tmp_path / "alone", tmp_path / "moved"
     config = small(**SGD)
-    monkeypatch.setattr(train, "evaluate_valid", lambda *_: None)
-    train.train(config, alone, 1)
+    monkeypatch.setattr(train, "bound_on", lambda *_: {"elbo": {"value": 0.0, "stderr": None, "unit": "nats"}})
+    train_run(config, alone, 1)
     save = checkpoint.save
 
     def save_and_stop(*arguments, **options):
@@ -124,10 +125,10 @@ def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(fit_only, tmp
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train.train(config, moved, 2)
+            train_run(config, moved, 2)
     assert checkpoint.latest_step(moved / "checkpoints") == 8 and steps_of(moved, "train") == [4, 8]
-    train.train(config, moved, 4)
-    assert directory._read(moved, "environment.json")["devices"].startswith("8 x")
+    train_run(config, moved, 4)
+    assert directory.read_environment(moved)["devices"].startswith("8 x")
     for ours, theirs, start in zip(params_at(moved), params_at(alone), params_at(alone, 8), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
         assert np.abs(ours - start).max() > 1e-4, "nothing moved"
@@ -138,14 +139,14 @@ def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(fit_only, tmp
 def test_a_changeable_key_measures_the_same_parameters_anew(tmp_path, monkeypatch):
     """A finished run with another eval.num_samples trains no further; one test record stays, the change is on file."""
     measured = lambda model, params, examples, config, *_: {
-        "nll": {"value": 1.0, "num_samples": config.eval.num_samples}
+        "nll": {"value": 1.0, "unit": "nats", "num_samples": config.eval.num_samples}
     }
-    monkeypatch.setattr(train, "measure_all", measured)
-    monkeypatch.setattr(train, "draw_figures", lambda *_: {})
+    monkeypatch.setattr(command, "measure_all", measured)
+    monkeypatch.setattr(command, "draw", lambda *_: {})
     workdir = tmp_path / "run"
-    train.train(small(**SGD), workdir, 1)
+    train_run(small(**SGD), workdir, 1)
     before = params_at(workdir), directory.read_metrics(workdir)
-    summary = train.train(small(eval__num_samples=20, **SGD), workdir, 1)
+    summary = train_run(small(eval__num_samples=20, **SGD), workdir, 1)
     assert summary["splits"]["test"]["nll"]["num_samples"] == 20
     for ours, theirs in zip(params_at(workdir), before[0], strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -161,7 +162,7 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
     cadence = {"train__log_every": 8, "train__checkpoint_every": 8, "train__eval_every": 100, "data__num_train": 100}
     config = small(optimizer__name="sgd", train__epochs=80, **exploding, **cadence)
     with pytest.raises(TrainingError) as stopped:
-        train.train(config, broken, 1)
+        train_run(config, broken, 1)
     message = str(stopped.value)
     step, first, last, saved = map(
         int, re.search(r"not finite at step (\d+) \(of steps (\d+) to (\d+)\).*@(\d+)", message).groups()
@@ -174,7 +175,7 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
 
     calm = {**exploding, "optimizer__learning_rate": 0.1}
     source = f"{broken}@{saved}"
-    train.train(small(optimizer__name="sgd", train__epochs=8, init_from=source, **calm, **cadence), mended, 1)
+    train_run(small(optimizer__name="sgd", train__epochs=8, init_from=source, **calm, **cadence), mended, 1)
     assert steps_of(mended, "train") == [8] and np.isfinite(train_records(mended)[0]["objective"])
     assert sorted((broken / "checkpoints").iterdir()) == kept
 
@@ -182,10 +183,10 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
 def test_init_from_starts_at_step_0_from_the_old_parameters(fit_only, tmp_path):
     """At rate 0 a run keeps what it started from, so its records measure just that."""
     old, new, fresh = tmp_path / "old", tmp_path / "new", tmp_path / "fresh"
-    train.train(small(**SGD), old, 1)
+    train_run(small(**SGD), old, 1)
     still = SGD | {"optimizer__learning_rate": 0.0, "train__epochs": 1}
-    train.train(small(init_from=str(old), **still), new, 1)
-    train.train(small(**still), fresh, 1)
+    train_run(small(init_from=str(old), **still), new, 1)
+    train_run(small(**still), fresh, 1)
     for ours, theirs in zip(params_at(new), params_at(old), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     old_elbo, new_elbo, fresh_elbo = (valid_elbos(workdir)[-1] for workdir in (old, new, fresh))
@@ -195,7 +196,7 @@ def test_init_from_starts_at_step_0_from_the_old_parameters(fit_only, tmp_path):
 
 
 def test_init_from_names_a_step_and_starts_the_average_there(fit_only, tmp_path):
-    train.train(small(**SGD), tmp_path / "old", 1)
+    train_run(small(**SGD), tmp_path / "old", 1)
     setup = setups.make_setup(small(optimizer__ema=0.5, init_from=f"{tmp_path / 'old'}@8", **SGD), 1)
     state = setups.starting_state(setup, tmp_path / "nowhere")
     assert int(state.step) == 0
@@ -213,13 +214,13 @@ def valid_elbos(workdir):
 def test_the_best_average_on_valid_is_what_is_measured(tmp_path, monkeypatch):
     """Adam on 100 images overfits: the best valid ELBO lies before the end; its averaged parameters are reported."""
     workdir = tmp_path / "run"
-    monkeypatch.setattr(train, "measure_all", lambda *_: {})
-    monkeypatch.setattr(train, "draw_figures", lambda *_: {})
+    monkeypatch.setattr(command, "measure_all", lambda *_: {})
+    monkeypatch.setattr(command, "draw", lambda *_: {})
     monkeypatch.setattr(page, "write_report", lambda *_: None)
     overfitting = {"data__num_train": 100, "model__hidden": (64,), "optimizer__learning_rate": 3e-2}
     cadence = {"train__epochs": 120, "train__eval_every": 10, "train__checkpoint_every": 50, "train__log_every": 10}
     config = small(train__select="best", optimizer__ema=0.5, **overfitting, **cadence)
-    summary = train.train(config, workdir, 1)
+    summary = train_run(config, workdir, 1)
     valid = {record["step"]: record["elbo"] for record in directory.read_metrics(workdir) if record["split"] == "valid"}
     best = max(valid, key=valid.get)
     assert best < 120 and summary["step"] == best and summary["selected"] == "best"
@@ -238,7 +239,7 @@ def test_the_best_average_on_valid_is_what_is_measured(tmp_path, monkeypatch):
 def test_a_terminal_shows_epoch_objective_elbo_speed_and_time_left(fit_only, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    train.train(small(train__epochs=3, **SGD), tmp_path / "run", 1)
+    train_run(small(train__epochs=3, **SGD), tmp_path / "run", 1)
     shown = re.sub(r"\033\[[\d]*\w", "", capsys.readouterr().out).replace("\r", "\n")
     wanted = r"epoch 2/3, objective -\d+\.\d\d, ELBO -\d+\.\d\d, [\d,]+ examples/s, \d+:\d\d left"
     assert re.search(wanted, shown), shown

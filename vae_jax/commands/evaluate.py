@@ -55,7 +55,9 @@ def draw_run(workdir):
     limit = min(filter(None, (shown, config.eval.max_examples)), default=0)
     examples = setups.run_examples(setup, params, "test", limit)
     codes = setups.training_codes(setup, params, setups.trained_table(setup, workdir))
-    captions = gallery.draw_figures(setup, workdir, params, examples, directory.read_metrics(workdir), codes)
+    records = directory.read_metrics(workdir)
+    drawn = gallery.draw_run(config, setup.dataset, setup.model, params, examples, records, codes)
+    captions = directory.save_figures(workdir, drawn)
     directory.write_summary(workdir, directory.read_summary(workdir) | {"figures": captions})
     page.write_report(workdir)
     return captions

@@ -5,6 +5,8 @@ condition = upper    half a test image, and below it what p(x|z,c) has for sever
 otherwise            the mean of p(x|z) at draws from the prior, for the conditions of test images if there are any
 """
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 
@@ -17,7 +19,6 @@ from vae_jax.parallel import devices
 from vae_jax.plotting import images as image_plots
 from vae_jax.plotting import latent_space as latent_plots
 from vae_jax.plotting import likelihood as likelihood_plots
-from vae_jax.runs import directory
 
 CLASSES, DRAWS = 20, 12  # at most so many classes, and draws of z for each
 COMPLETED, COMPLETIONS = 10, 6  # test images, and draws of z for each
@@ -239,8 +240,9 @@ def posterior(setup, params, test):
 PAIRS = 20  # images beside their reconstructions
 
 
-def draw_figures(setup, workdir, params, examples, records, codes):
-    """The pictures of a run, saved; {name: caption}. `codes` [N, Z] are an autoencoder's, of training images."""
+def draw_run(config, dataset, model, params, examples, records, codes):
+    """The pictures of a run: {name: (Figure, caption)}. `codes` [N, Z] are an autoencoder's, of training images."""
+    setup = SimpleNamespace(config=config, dataset=dataset, model=model)
     from vae_jax.plotting import images as image_plots
     from vae_jax.plotting import (
         training as training_plots,  # matplotlib takes a second that the first step need not wait for
@@ -258,9 +260,7 @@ def draw_figures(setup, workdir, params, examples, records, codes):
     drawn |= generated(setup, params, examples, codes)
     if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
         drawn["latent"] = latent_picture(setup.config, examples)
-    for name, (figure, _) in drawn.items():
-        directory.save_figure(workdir, name, figure)
-    return {name: caption for name, (_, caption) in drawn.items()}
+    return drawn
 
 
 def latent_picture(config, examples):

@@ -4,7 +4,9 @@ A checkpoint is the folder `directory/<step>`, complete if it is there at all: o
 renames. Leaves are stored flat, by their path in the tree ('params/decoder/kernel'), so empty containers (`()`,
 `optax.EmptyState`) cost nothing and the tree's classes live in `like`, never in a file. Every leaf comes back as a
 `jax.Array`. Whenever the process is killed, the checkpoint before stays restorable: every move is one rename, and a
-folder that is to go is renamed before it is emptied. Only this module knows orbax.
+folder that is to go is renamed before it is emptied. Only this module knows orbax, and not its CheckpointManager, whose
+`save` of a step that is there, or of one before the newest, returns False and saves nothing: a run that resumed from an
+older checkpoint would lose what it does next.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import pathlib
 import re
 import shutil
 import threading
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +29,19 @@ _ONE_AT_A_TIME = threading.Lock()  # the runs of a sweep are measured, and their
 _WRITING, _REPLACED, _DOOMED = ".orbax-checkpoint-tmp", ".replaced", ".doomed"
 
 
-def save(directory, step, state, *, keep=2) -> None:
-    """Store `state` as `directory/<step>`, complete on return; the newest `keep` stay. Refuses PRNG-key leaves."""
+def save(directory: str | pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
+    """Stores a state as `directory/<step>`, complete on return.
+
+    Args:
+        directory: of the checkpoints of one run.
+        step: its number; one that is there is replaced.
+        state: a pytree of arrays.
+        keep: how many checkpoints stay, the newest.
+
+    Raises:
+        CheckpointError: for a leaf that is a PRNG key, or two of one name.
+        ValueError: step < 0 or keep < 1.
+    """
     if step < 0 or keep < 1:
         raise ValueError(f"checkpoint.save wants step >= 0 and keep >= 1, not step={step} and keep={keep}")
     root, step = pathlib.Path(directory).absolute(), int(step)
@@ -41,12 +55,21 @@ def save(directory, step, state, *, keep=2) -> None:
         _prune(root, step, keep)
 
 
-def restore(directory, like, step=None, *, partial=False):
-    """The state saved at `step` (default: the newest), with the tree, shapes, dtypes and shardings of `like`.
+def restore(directory: str | pathlib.Path, like: Any, step: int | None = None, *, partial: bool = False) -> Any:
+    """A saved state, with the tree, shapes, dtypes and shardings of `like`.
 
-    `like` holds arrays or `jax.ShapeDtypeStruct`s; a leaf without a sharding (or an uncommitted array) comes back on
-    the default device, uncommitted. `partial` allows leaves in the checkpoint that `like` has not. Raises
-    CheckpointError.
+    Args:
+        directory: of the checkpoints of one run.
+        like: a pytree of arrays or `jax.ShapeDtypeStruct`s; a leaf without a sharding (or an uncommitted array) comes
+            back on the default device, uncommitted.
+        step: of the checkpoint; the newest by default.
+        partial: whether leaves of the checkpoint that `like` has not are left out; otherwise they are refused.
+
+    Returns:
+        The state, every leaf a `jax.Array`.
+
+    Raises:
+        CheckpointError: one line, for a checkpoint that is missing, damaged or of another shape.
     """
     folder = _find(pathlib.Path(directory).absolute(), step)
     wanted = _named(like, store=False)
@@ -60,8 +83,15 @@ def restore(directory, like, step=None, *, partial=False):
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def latest_step(directory) -> int | None:
-    """The newest complete checkpoint's step; None without one."""
+def latest_step(directory: str | pathlib.Path) -> int | None:
+    """The newest complete checkpoint's step.
+
+    Args:
+        directory: of the checkpoints of one run; it need not exist.
+
+    Returns:
+        The step, None without a checkpoint.
+    """
     return max(_complete(pathlib.Path(directory)), default=None)
 
 

@@ -1,6 +1,6 @@
 """A run directory: what a run is, what it has measured, and whether it may go on.
 
-    config.json          the resolved configuration; its existence makes the directory a run
+    config.json          the resolved configuration and the format's number; its existence makes the directory a run
     info.json            what the model must know of the data      environment.json   versions, commit, devices, command
     metrics.jsonl        one record a line, the source of truth     events.out.*       the same for TensorBoard
     summary.json         final numbers, units, standard errors      report.html        one page made of all of it
@@ -9,7 +9,7 @@
 
 Files are replaced whole (a temporary name, then a rename), lines are appended whole, so a process killed at any moment
 leaves a directory that reads. All JSON is strict: a float that is not finite is stored as the string 'nan', 'inf' or
-'-inf' and read back as the float. In a run of several processes only the first may write here. Mistakes raise RunError.
+'-inf' and read back as the float. In a run of several processes only the first may write here. Errors are RunErrors.
 """
 
 import contextlib
@@ -26,13 +26,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import numpy as np
-
+from vae_jax.config import CHANGEABLE, flat, in_groups
 from vae_jax.errors import RunError
 
+FORMAT = 2  # of a run directory, as versions from 0.2 on write it; 0.1 wrote no number, and is 1
 CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
 METRICS, SUMMARY, REPORT, FIGURES = "metrics.jsonl", "summary.json", "report.html", "figures"
 # All that a run killed before its config.json was in place can have left behind.
@@ -46,48 +44,39 @@ _SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL
 # Opening a run.
 
 
-def open_run(workdir, config: dict, info: dict, environment: dict, changeable: frozenset[str] = frozenset()) -> str:
+def open_run(workdir, config: dict, info: dict, environment: dict, step: int | None = None) -> str:
     """Make or reopen a run: 'new', 'resume' or 'finished'. Raises RunError like `run_status`, before it writes.
 
-    A resume may differ in `changeable` keys; then config.json follows, config_history.jsonl keeps what it was, and a
-    summary that was complete no longer is.
+    A resume may differ in keys of `config.CHANGEABLE`; then config.json follows, config_history.jsonl keeps what it
+    was, and a summary that was complete no longer is. It drops the metrics beyond `step`, from which it goes on.
     """
-    status, root = run_status(workdir, config, changeable), pathlib.Path(workdir)
+    status, root = run_status(workdir, config), pathlib.Path(workdir)
     with _usable(root):
         if status == "new":
             root.mkdir(parents=True, exist_ok=True)
-            for name, value in ((INFO, info), (ENVIRONMENT, environment), (CONFIG, config)):  # config last: see above
+            for name, value in ((INFO, info), (ENVIRONMENT, environment), (CONFIG, _numbered(config))):  # config last
                 _replace(root / name, _dumps(value, indent=2))
         elif status == "resume":
             _refuse(root, "was begun with other data", differing(read_info(root), info), "the same data")
             _reopen(root, config, environment)
+            if step is not None:
+                truncate_metrics(workdir, step)
     return status
 
 
-def run_status(workdir, config: dict, changeable: frozenset[str] = frozenset()) -> str:
-    """What `open_run` would answer; writes nothing. Raises RunError if the directory is not ours or its config differs.
-
-    `changeable` names dotted keys, or groups of them: 'figures' stands for every 'figures.*'.
-    """
+def run_status(workdir, config: dict) -> str:
+    """What `open_run` would answer; writes nothing. Raises RunError if the directory is not ours or its config differs
+    in a key that is not changeable."""
     root = pathlib.Path(workdir)
     with _usable(root):
         if not (root / CONFIG).exists():
             _refuse_foreign(root)
             return "new"
     changed = differing(read_config(root), config)
-    fixed = {key: pair for key, pair in changed.items() if not _in_groups(key, changeable)}
+    fixed = {key: pair for key, pair in changed.items() if not in_groups(key, CHANGEABLE)}
     _refuse(root, "holds a run with another config", fixed, "the old values")
     finished = (read_summary(root) or {}).get("complete", False)
     return "finished" if finished and not changed else "resume"
-
-
-def flat(config: dict, prefix: str = "") -> dict:
-    """{'model': {'latent_dim': 2}} as {'model.latent_dim': 2}; an empty group stays, as {}."""
-    items = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        items.update(flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value})
-    return items
 
 
 def wait_for(workdir, started: str, seconds: float = 90) -> None:
@@ -148,8 +137,16 @@ def environment() -> dict:
 
 
 def read_config(workdir) -> dict:
-    """The run's configuration (lists for tuples). Raises RunError if this is no run directory."""
-    return _read(workdir, CONFIG)
+    """The run's configuration (lists for tuples). Raises RunError if this is no run directory of this format."""
+    config = _read(workdir, CONFIG)
+    number = config.pop("format", 1)
+    if number != FORMAT:
+        writer = "vae_jax 0.1" if number == 1 else "a later vae_jax"
+        raise RunError(
+            f"{workdir} was written by {writer} (format {number}): this version reads format {FORMAT}; use {writer}, "
+            "or train it anew"
+        )
+    return config
 
 
 def read_info(workdir) -> dict:
@@ -164,7 +161,7 @@ def read_environment(workdir) -> dict:
 
 def read_summary(workdir) -> dict | None:
     """The final numbers, None before there are any. Raises RunError if this is no run directory."""
-    _read(workdir, CONFIG)
+    read_config(workdir)
     return _read(workdir, SUMMARY) if (pathlib.Path(workdir) / SUMMARY).exists() else None
 
 
@@ -202,39 +199,28 @@ def save_figure(workdir, name: str, figure) -> pathlib.Path:
     return path
 
 
+def save_figures(workdir, drawn: dict) -> dict[str, str]:
+    """Pictures {name: (Figure, caption)} as figures/<name>.png; their captions, {name: caption}."""
+    for name, (figure, _) in drawn.items():
+        save_figure(workdir, name, figure)
+    return {name: caption for name, (_, caption) in drawn.items()}
+
+
 # TensorBoard.
 
 
-class Events(NamedTuple):
-    """TensorBoard writers: scalars(step, {tag: float}), image(step, tag, HxWxC uint8 or PNG bytes), close()."""
-
-    scalars: Callable[[int, dict], None]
-    image: Callable[[int, str, Any], None]
-    close: Callable[[], None]
-
-
-def events(workdir, purge_step: int | None = None) -> Events:
-    """Open TensorBoard events in the run directory; a run resumed at step s passes `purge_step=s + 1`."""
+def events(workdir, purge_step: int | None = None):
+    """A TensorBoard writer into the run directory; a run resumed at step s passes `purge_step=s + 1`."""
     import tensorboardX
 
-    writer = tensorboardX.SummaryWriter(str(workdir), purge_step=purge_step, flush_secs=30)
-
-    def scalars(step, values):
-        for tag, value in values.items():
-            writer.add_scalar(tag, float(value), step)
-
-    def image(step, tag, pixels):
-        writer.add_image(tag, _pixels(pixels), step, dataformats="HWC")
-
-    return Events(scalars, image, writer.close)
+    return tensorboardX.SummaryWriter(str(workdir), purge_step=purge_step, flush_secs=30)
 
 
-def _pixels(image) -> np.ndarray:
-    if isinstance(image, bytes):
-        from PIL import Image
-
-        image = Image.open(io.BytesIO(image)).convert("RGB")
-    return np.asarray(image, np.uint8)
+def add_events(writer, record: dict) -> None:
+    """One record of metrics.jsonl for TensorBoard."""
+    for name, value in record.items():
+        if name not in ("step", "epoch", "split"):
+            writer.add_scalar(f"{record['split']}/{name}", float(value), record["step"])
 
 
 # Below: refusals, then JSON and files.
@@ -266,7 +252,7 @@ def _reopen(root: pathlib.Path, config: dict, environment: dict) -> None:
     summary = read_summary(root)
     if summary is not None and summary.get("complete"):
         write_summary(root, {**summary, "complete": False})  # before config.json: equal configs must not look finished
-    for name, value in ((CONFIG, config), (ENVIRONMENT, environment)):
+    for name, value in ((CONFIG, _numbered(config)), (ENVIRONMENT, environment)):
         old = _read(root, name) if (root / name).exists() else {}
         if differing(old, value):
             with open(root / HISTORY, "ab") as file:
@@ -274,8 +260,8 @@ def _reopen(root: pathlib.Path, config: dict, environment: dict) -> None:
             _replace(root / name, _dumps(value, indent=2))
 
 
-def _in_groups(key: str, groups) -> bool:
-    return any(key == group or key.startswith(f"{group}.") for group in groups)
+def _numbered(config: dict) -> dict:
+    return {"format": FORMAT, **config}
 
 
 @contextlib.contextmanager

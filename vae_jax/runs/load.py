@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+from ml_collections import FrozenConfigDict
 
 from vae_jax.data import datasets
 from vae_jax.models.model import Model, make_model
@@ -17,22 +17,33 @@ CHECKPOINTS, BEST = "checkpoints", "checkpoints/best"
 class Loaded(NamedTuple):
     """A trained model, which needs neither its data nor its optimizer."""
 
-    config: Any
+    config: FrozenConfigDict
     info: datasets.Info
     model: Model
     params: Any
 
 
-def load_run(workdir):
-    """The trained model in a run directory. Raises RunError or CheckpointError, one line each."""
+def load_run(workdir: str | Path) -> Loaded:
+    """The trained model in a run directory: the newest checkpoint, or the best where the run selects that.
+
+    Args:
+        workdir: the directory of a run that has saved a checkpoint.
+
+    Returns:
+        Its config, the Info of its data, the Model, and the parameters to measure: their average where one is kept.
+
+    Raises:
+        RunError: no run directory, or one of another format.
+        CheckpointError: no checkpoint in it that reads.
+    """
     config, info = read_config(workdir), read_info(workdir)
-    model, averaged = make_model(config, info), config.optimizer.ema > 0
+    model = make_model(config, info)
     x_init = jax.ShapeDtypeStruct((1, *info.event_shape), jnp.float32)
     condition = jax.ShapeDtypeStruct((1, *info.condition_shape), jnp.float32) if info.condition_shape else None
     params, _ = jax.eval_shape(model.init, jax.random.key(0), x_init, condition)
-    name = "ema" if averaged else "params"
-    folder = selected(config, workdir)
-    return Loaded(config, info, model, checkpoint.restore(folder, {name: params}, partial=True)[name])
+    name = "ema" if config.optimizer.ema > 0 else "params"
+    params = checkpoint.restore(selected(config, workdir), {name: params}, partial=True)[name]
+    return Loaded(config, info, model, params)
 
 
 def selected(config, workdir):
@@ -41,13 +52,17 @@ def selected(config, workdir):
 
 
 def read_info(workdir):
-    """The data's Info of a run directory, tuples where JSON has lists."""
-    tupled = {name: tuple(v) if isinstance(v, list) else v for name, v in directory.read_info(workdir).items()}
-    return datasets.Info(**tupled)
+    """The data's Info of a run directory."""
+    return datasets.Info(**tupled(directory.read_info(workdir)))
 
 
 def read_config(workdir):
-    """The configuration of a run directory, frozen, tuples where JSON has lists. Raises RunError."""
-    tupled = lambda value: {k: tupled(v) for k, v in value.items()} if isinstance(value, dict) else untupled(value)
-    untupled = lambda value: tuple(value) if isinstance(value, list) else value
-    return ml_collections.FrozenConfigDict(tupled(directory.read_config(workdir)))
+    """The config of a run directory as it was stored, which is complete; frozen."""
+    return FrozenConfigDict(tupled(directory.read_config(workdir)))
+
+
+def tupled(value):
+    """Tuples where JSON has lists."""
+    if isinstance(value, dict):
+        return {name: tupled(item) for name, item in value.items()}
+    return tuple(map(tupled, value)) if isinstance(value, list) else value

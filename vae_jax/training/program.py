@@ -6,19 +6,20 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from vae_jax.config import num_streams
 from vae_jax.data import feed, tfds
 from vae_jax.data import order as streams
 from vae_jax.data.preprocess import make_corruption
 from vae_jax.keys import seed_keys
-from vae_jax.models.inference import has_table
 from vae_jax.models.model import make_model
 from vae_jax.objectives.loss import make_objective, make_refine, make_weights
 from vae_jax.parallel import devices
-from vae_jax.training import step
-from vae_jax.training.optimizer import make_learning_rate, make_table_optimizer
-from vae_jax.training.setup import example_index, log_window, sizes
-from vae_jax.training.step import MEMBERS_SPECS, STATE_SPECS
+from vae_jax.training.optimizer import make_learning_rate, make_optimizer, make_table_optimizer
+from vae_jax.training.step import MEMBERS_SPECS, STATE_SPECS, TableUpdates, make_train_step
+
+SHARE = 0.5  # of the devices' free memory that training data may take
+
+
+# ---- many steps as one program
 
 
 def make_device_steps(train_step, num_steps, batch_size, num_examples, num_streams):
@@ -49,7 +50,7 @@ def make_device_steps(train_step, num_steps, batch_size, num_examples, num_strea
 def make_run_steps(train_step, num_steps, batch_size, num_examples, num_streams, mesh):
     """run(hyper, state, data) -> (state, metrics [num_steps]): consecutive steps in one compiled scan on every device.
 
-    data: 'image', 'index' and the like, stream-major (see streams.py) and split over the devices. hyper: 'order' and
+    data: 'image', 'index' and the like, stream-major (see data/order.py) and split over the devices. hyper: 'order' and
     'noise' are keys. The state is donated. Which examples a step takes depends on its absolute number, so a run may
     stop and resume anywhere.
     """
@@ -72,8 +73,8 @@ def make_run_members(train_step, num_steps, batch_size, num_examples, num_stream
     """run(hyper, state, data) -> (state, metrics [M, num_steps]): M runs at the same step, split over the devices.
 
     Leaves of hyper and state are [M, ...] but for the step, which the runs share; data are whole on every device, and
-    the devices tell one another nothing. Runs on one device go one after another (batching 'map') or together ('vmap').
-    The state is donated. `train_step` is a step for one device, see `parallel.NO_AXIS`.
+    the devices exchange nothing. Runs on one device go one after another (batching 'map') or together ('vmap'). The
+    state is donated. `train_step` is a step for one device, see `devices.NO_AXIS`.
     """
     device_steps = make_device_steps(train_step, num_steps, batch_size, num_examples, num_streams)
 
@@ -90,17 +91,86 @@ def make_run_members(train_step, num_steps, batch_size, num_examples, num_stream
         return state._replace(step=step + num_steps), metrics
 
     split = P(devices.AXIS)
-    specs = MEMBERS_SPECS
-    return devices.device_program(device_members, mesh, (split, specs, P()), (specs, split), donate=(1,))
+    in_specs, out_specs = (split, MEMBERS_SPECS, P()), (MEMBERS_SPECS, split)
+    return devices.device_program(device_members, mesh, in_specs, out_specs, donate=(1,))
+
+
+# ---- of a setup
+
+
+def setup_step(setup, axis):
+    """The training step of a setup, see `step.make_train_step`."""
+    config, num_steps = setup.config, setup.num_steps
+    table_rate = make_learning_rate(config.optimizer, num_steps, "table_learning_rate")
+    updates = TableUpdates(make_table_optimizer(), table_rate, config.inference.inner_steps)
+    rounded = config.train.precision != "float32"
+    return make_train_step(
+        make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
+        make_optimizer(config.optimizer),
+        make_objective(config, setup.dataset.info.num_train, axis),
+        learning_rate=make_learning_rate(config.optimizer, num_steps),
+        weights=make_weights(config.objective, setup.epoch_steps, num_steps),
+        refine=make_refine(config.objective),
+        prepare=setup.prepare,
+        corrupt=make_corruption(config.inference),
+        ema=config.optimizer.ema,
+        table_updates=None if setup.model.has_encoder else updates,
+        axis=axis,
+    )
 
 
 def make_program(setup):
-    """program(num_steps) -> the compiled run of so many steps, see `step.make_run_steps`."""
-    train_step = make_train_step(setup, devices.axis(setup.mesh))
-    return cache(lambda steps: make_run_steps(train_step, steps, *sizes(setup), setup.mesh))
+    """program(num_steps) -> the compiled run of so many steps, see `make_run_steps`."""
+    train_step = setup_step(setup, devices.axis(setup.mesh))
+    return cache(lambda steps: make_run_steps(train_step, steps, *setup.sizes, setup.mesh))
 
 
-SHARE = 0.5  # of the devices' free memory that training data may take
+def make_members_program(setup, mesh, batching):
+    """program(num_steps) -> the compiled runs of many such setups side by side, see `make_run_members`."""
+    train_step = setup_step(setup, devices.NO_AXIS)
+    return cache(lambda steps: make_run_members(train_step, steps, *setup.sizes, mesh, batching))
+
+
+# ---- batch sources
+
+
+def make_advance(program, next_window):
+    """advance(hyper, state, count) -> (state, metrics [M, count] on the host): the next `count` steps of M runs.
+
+    `program` and `next_window` are a batch source: next_window(count) -> (steps, data), data for the next `steps` <=
+    `count` steps; program(steps)(hyper, state, data) -> (state, metrics [M, steps], or [steps] of one run).
+    """
+
+    def advance(hyper, state, count):
+        parts = []
+        while count:
+            steps, data = next_window(count)
+            state, metrics = program(steps)(hyper, state, data)
+            parts, count = [*parts, metrics], count - steps
+        join = lambda *each: np.atleast_2d(np.concatenate(each, axis=-1))
+        return state, jax.tree.map(join, *jax.device_get(parts))
+
+    return advance
+
+
+def resident(program, data):
+    """The batch source of data that are on the devices: any number of steps at once."""
+    return program, lambda count: (count, data)
+
+
+def batch_source(setup, done, on_host):
+    """The batch source of a run after step `done`: (program, next_window), see `make_advance`.
+
+    on_host: whether the data stay on the host, from where windows of batches are read ahead in the order of the steps.
+    """
+    if not on_host:
+        return resident(make_program(setup), training_data(setup))
+    batch_size, num_train, count = setup.sizes
+    source = feed.Source(training_arrays(setup), seed_keys(setup.config.seed)[1], num_train, count, batch_size)
+    windows = feed.pieces(done, setup.num_steps, setup.window, feed.window_steps(source))
+    batches = feed.read_ahead(feed.make_load(source, setup.mesh), windows)
+    run = make_run_batches(setup_step(setup, devices.axis(setup.mesh)), setup.mesh)
+    return lambda steps: run, lambda count: next(batches)
 
 
 def stays_on_host(setup):
@@ -111,61 +181,6 @@ def stays_on_host(setup):
     return placement == "host" or (placement == "auto" and (on_disk or too_large))
 
 
-def make_advance(setup, done, on_host):
-    """advance(hyper, state, count) -> (state, metrics [count] on the host): the next steps after step `done`."""
-    if not on_host:
-        program, arrays = make_program(setup), training_data(setup)
-
-        def advance(hyper, state, count):
-            state, metrics = program(count)(hyper, state, arrays)
-            return state, jax.device_get(metrics)
-
-        return advance
-    order_key = seed_keys(setup.config.seed)[1]
-    batch_size, num_train, count = sizes(setup)
-    source = feed.Source(training_arrays(setup), order_key, num_train, count, batch_size)
-    windows = feed.pieces(done, setup.num_steps, log_window(setup), feed.window_steps(source))
-    batches = feed.read_ahead(feed.make_load(source, setup.mesh), windows)
-    run = make_run_batches(make_train_step(setup, devices.axis(setup.mesh)), setup.mesh)
-
-    def advance_fed(hyper, state, count):
-        parts = []
-        while count:
-            steps, data = next(batches)
-            state, metrics = run(hyper, state, data)
-            parts, count = [*parts, metrics], count - steps
-        return state, jax.tree.map(lambda *each: np.concatenate(each), *jax.device_get(parts))
-
-    return advance_fed
-
-
-def make_members_program(setup, mesh, batching):
-    """program(num_steps) -> the compiled runs of many such setups side by side, see `step.make_run_members`."""
-    train_step = make_train_step(setup, devices.NO_AXIS)
-    return cache(lambda steps: make_run_members(train_step, steps, *sizes(setup), mesh, batching))
-
-
-def make_train_step(setup, axis):
-    """The training step of a setup, see `step.make_train_step`."""
-    config = setup.config
-    table_rate = make_learning_rate(config.optimizer, setup.num_steps, "table_learning_rate")
-    updates = step.TableUpdates(make_table_optimizer(), table_rate, config.inference.inner_steps)
-    rounded = config.train.precision != "float32"
-    return step.make_train_step(
-        make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
-        setup.optimizer,
-        make_objective(config, setup.dataset.info.num_train, axis),
-        learning_rate=make_learning_rate(config.optimizer, setup.num_steps),
-        weights=make_weights(config.objective, setup.epoch_steps, setup.num_steps),
-        refine=make_refine(config.objective),
-        prepare=setup.prepare,
-        corrupt=make_corruption(config.inference),
-        ema=config.optimizer.ema,
-        table_updates=updates if has_table(config) else None,
-        axis=axis,
-    )
-
-
 def training_data(setup):
     """The training set on the devices, stream-major."""
     return devices.put_split(setup.mesh, stream_major_data(setup))
@@ -173,9 +188,9 @@ def training_data(setup):
 
 def stream_major_data(setup):
     """The training set on the host, stream-major."""
-    count = num_streams(setup.config)
+    num_examples, count = setup.sizes[1:]
     data = {name: streams.to_slots(array, count) for name, array in training_arrays(setup).items()}
-    return {**data, "index": example_index(setup)}
+    return {**data, "index": streams.example_index(num_examples, count)}
 
 
 def training_arrays(setup):

@@ -1,4 +1,4 @@
-"""What a run is made of: data, model, optimizer, devices, the compiled program and the state it starts from."""
+"""What a run is made of: data, model, devices, the state it starts from, and the examples it is measured on."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,19 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.config import num_streams
+from vae_jax.config import lookup, num_streams
 from vae_jax.data import datasets, preprocess
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation.examples import in_chunks, split_examples, with_entries, with_means, with_q_params
 from vae_jax.keys import seed_keys
-from vae_jax.models import inference
-from vae_jax.models.inference import has_table
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, load
-from vae_jax.runs.load import CHECKPOINTS, load_run
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
 
@@ -29,43 +26,64 @@ INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-de
 class Setup(NamedTuple):
     """What a run is made of. Nothing in it changes while the run goes on."""
 
-    config: Any
+    config: Any  # validated, frozen
     dataset: datasets.Dataset
     model: Model
-    optimizer: Any
     prepare: Any  # (keys, image) -> x: how the stored images become the model's data
     mesh: jax.sharding.Mesh
-    epoch_steps: int
-    num_steps: int
+
+    @property
+    def sizes(self):
+        """(B, N, S): examples in a batch, in the training set, and streams."""
+        return self.config.train.batch_size, self.dataset.info.num_train, num_streams(self.config)
+
+    @property
+    def epoch_steps(self):
+        batch_size, num_train, count = self.sizes
+        return streams.steps_per_epoch(num_train, count, batch_size)
+
+    @property
+    def num_steps(self):
+        return self.config.train.epochs * self.epoch_steps
+
+    @property
+    def window(self):
+        """The steps of one compiled call, and of one record of training."""
+        return self.config.train.log_every or self.epoch_steps
+
+    @property
+    def spread(self):
+        return devices.spread(self.mesh)
 
 
-def make_setup(config, num_devices=0):
-    """Data, model, optimizer and devices of a validated config. Raises one-line errors for what does not fit."""
-    dataset = datasets.load(config.data)
+def make_setup(config: Any, num_devices: int = 0, dataset: datasets.Dataset | None = None) -> Setup:
+    """Data, model and devices of a run.
+
+    Args:
+        config: what `config.validate` returned.
+        num_devices: how many devices share the streams of examples; 0: as many as can.
+        dataset: the data, if they are not those that `config.data` names.
+
+    Returns:
+        The Setup from which training, evaluation and drawing take what they need.
+
+    Raises:
+        ConfigError, DataError, DeviceError: one line about what does not fit the data or the devices.
+    """
+    dataset = dataset or datasets.load(config.data)
     if config.model.likelihood != "normal":
         datasets.require_unit_interval(dataset, config.data.binarization)
-    count, batch = num_streams(config), config.train.batch_size
+    count, batch_size = num_streams(config), config.train.batch_size
     num_devices = num_devices or devices.largest_divisor(count)
     mesh = devices.make_mesh(num_devices)
-    devices.check(num_devices, count, batch)
-    num_train = dataset.info.num_train
-    epoch_steps = streams.steps_per_epoch(num_train, count, batch)
-    if not epoch_steps:
+    devices.check(num_devices, count, batch_size)
+    setup = Setup(config, dataset, make_model(config, dataset.info), preparation(config, dataset.info), mesh)
+    if not setup.epoch_steps:
         raise ConfigError(
-            f"config.train.batch_size = {batch} is more than {num_train} training examples in {count} streams hold: "
-            "lower it, or config.data.streams"
+            f"config.train.batch_size = {batch_size} is more than {dataset.info.num_train} training examples in "
+            f"{count} streams hold: lower it, or config.data.streams"
         )
-    num_steps = config.train.epochs * epoch_steps
-    return Setup(
-        config,
-        dataset,
-        make_model(config, dataset.info),
-        make_optimizer(config.optimizer),
-        preparation(config, dataset.info),
-        mesh,
-        epoch_steps,
-        num_steps,
-    )
+    return setup
 
 
 def preparation(config, info):
@@ -75,43 +93,24 @@ def preparation(config, info):
     return jax.jit(lambda keys, image: preprocess.preprocess(keys, image, info.value_range, binarization))
 
 
+# name of a hyperparameter -> the key that it is
+SCALARS = {
+    "learning_rate": "optimizer.learning_rate",
+    "table_learning_rate": "inference.learning_rate",
+    "warmup_steps": "optimizer.warmup_steps",
+    "schedule_epochs": "objective.schedule_epochs",
+}
+# The keys that only `hyperparameters` and the first state read: runs that differ in no other share their programs.
+WEIGHTS = {f"objective.{name}" for objective in OBJECTIVES.values() for name in objective.weights}
+TRACED = frozenset({"seed", *SCALARS.values(), *WEIGHTS})
+
+
 def hyperparameters(config):
     """Everything a compiled program takes as an argument, so that no value of it is compiled in."""
-    weights = OBJECTIVES[config.objective.name].weights
     _, order, noise = seed_keys(config.seed)
-    return {
-        "order": order,
-        "noise": noise,
-        "learning_rate": jnp.float32(config.optimizer.learning_rate),
-        "table_learning_rate": jnp.float32(config.inference.learning_rate),
-        "warmup_steps": jnp.float32(config.optimizer.warmup_steps),
-        "schedule_epochs": jnp.float32(config.objective.schedule_epochs),
-        "objective": {name: jnp.float32(config.objective[name]) for name in weights},
-    }
-
-
-# The keys that only `hyperparameters` and the first state read: runs that differ in no other share their programs.
-TRACED = frozenset(
-    {"seed", "optimizer.learning_rate", "optimizer.warmup_steps", "inference.learning_rate"}
-    | {"objective.schedule_epochs"}
-    | {f"objective.{name}" for objective in OBJECTIVES.values() for name in objective.weights}
-)
-
-
-def log_window(setup):
-    """The steps of one compiled call, and of one record of training."""
-    return setup.config.train.log_every or setup.epoch_steps
-
-
-def sizes(setup):
-    """(B, N, S)"""
-    config = setup.config
-    return config.train.batch_size, setup.dataset.info.num_train, num_streams(config)
-
-
-def example_index(setup):
-    """The example in each slot, -1 in the padding."""
-    return streams.example_index(setup.dataset.info.num_train, num_streams(setup.config))
+    weights = {name: jnp.float32(config.objective[name]) for name in OBJECTIVES[config.objective.name].weights}
+    scalars = {name: jnp.float32(lookup(config, key)) for name, key in SCALARS.items()}
+    return {"order": order, "noise": noise, "objective": weights, **scalars}
 
 
 def make_init(setup):
@@ -123,10 +122,11 @@ def make_init(setup):
 
     def init(key, image, index):
         x_init = preprocess.preprocess(None, image, setup.dataset.info.value_range, "none")
-        return step.init_state(setup.model, setup.optimizer, key, x_init, condition, index=index, **options)
+        optimizer = make_optimizer(config.optimizer)
+        return step.init_state(setup.model, optimizer, key, x_init, condition, index=index, **options)
 
     init = jax.jit(init, out_shardings=devices.shardings(setup.mesh, step.STATE_SPECS))
-    index = example_index(setup)
+    index = streams.example_index(*setup.sizes[1:])
     return lambda seed=config.seed: init(seed_keys(seed)[0], image, index)
 
 
@@ -140,45 +140,56 @@ def abstract_state(setup, init=None):
 def starting_state(setup, workdir, init=None):
     """The newest checkpoint of the run; without one a fresh state, with parameters of `config.init_from` if given.
 
-    `init`: what `make_init` gave for a setup that shares its programs with this one, lest it be compiled again.
+    `init`: what `make_init` gave for a setup that shares its programs with this one, so that it is compiled once.
     """
-    init = init or make_init(setup)
-    if checkpoint.latest_step(workdir / CHECKPOINTS) is not None:
-        return checkpoint.restore(workdir / CHECKPOINTS, abstract_state(setup, init))
-    state = init(setup.config.seed)
-    if has_table(setup.config) and setup.config.inference.start == "encoder":
+    config, init = setup.config, init or make_init(setup)
+    if checkpoint.latest_step(workdir / load.CHECKPOINTS) is not None:
+        return checkpoint.restore(workdir / load.CHECKPOINTS, abstract_state(setup, init))
+    state = init(config.seed)
+    if not setup.model.has_encoder and config.inference.start == "encoder":
         state = state._replace(table=encoded_table(setup))
-    if not setup.config.init_from:
+    if not config.init_from:
         return state
-    source, _, number = setup.config.init_from.partition("@")
+    source, _, number = config.init_from.partition("@")
     like = {name: getattr(abstract_state(setup, init), name) for name in ("params", "table")}
-    old = checkpoint.restore(Path(source) / CHECKPOINTS, like, int(number) if number else None, partial=True)
-    ema = jax.tree.map(jnp.copy, old["params"]) if setup.config.optimizer.ema else ()
+    old = checkpoint.restore(Path(source) / load.CHECKPOINTS, like, int(number) if number else None, partial=True)
+    ema = jax.tree.map(jnp.copy, old["params"]) if config.optimizer.ema else ()
     return state._replace(**old, ema=ema)
 
 
 def encoded_table(setup):
     """The table that the encoder of another run gives to the training examples."""
-    source, wanted = setup.config.inference.encoder_run, (setup.config.model.latent_dim, setup.dataset.info.event_shape)
-    encoder = load_run(source)
-    if has_table(encoder.config) or (encoder.config.model.latent_dim, encoder.info.event_shape) != wanted:
+    source, shape = setup.config.inference.encoder_run, setup.dataset.info.event_shape
+    encoder, latent_dim = load.load_run(source), setup.model.latent_dim
+    if not encoder.model.has_encoder or (encoder.model.latent_dim, encoder.info.event_shape) != (latent_dim, shape):
         raise ConfigError(
-            f"config.inference.encoder_run = {source!r}: expected a run with an encoder, latent_dim {wanted[0]} and "
-            f"images of shape {wanted[1]}"
+            f"config.inference.encoder_run = {source!r}: expected a run with an encoder, latent_dim {latent_dim} and "
+            f"images of shape {shape}"
         )
-    spread, size = devices.spread(setup.mesh), setup.config.eval.chunk_images
-    split, prepare = setup.dataset.train, setup.prepare
+    split = setup.dataset.train
     examples = {"image": split.image} | ({} if split.condition is None else {"condition": split.condition})
-    encode = lambda c: encoder.model.encode(encoder.params, prepare(None, c["image"]), c.get("condition"))
-    q_params = in_chunks(jax.jit(encode), examples, size, spread)
+    encode = lambda c: encoder.model.encode(encoder.params, setup.prepare(None, c["image"]), c.get("condition"))
+    q_params = in_chunks(jax.jit(encode), examples, setup.config.eval.chunk_images, setup.spread)
     q_params = jax.tree.map(lambda column: streams.to_slots(column, num_streams(setup.config)), q_params)
     q_params = devices.put_split(setup.mesh, q_params)
     init = jax.jit(jax.vmap(make_table_optimizer().init), out_shardings=devices.split(setup.mesh))
     return step.Table(q_params, init(q_params))
 
 
-def reopen(workdir, config=None, num_devices=0):
-    """(setup, params) of a trained run; `config` in place of its own may differ in keys that touch no parameter."""
+def reopen(workdir: str | Path, config: Any = None, num_devices: int = 0) -> tuple[Setup, Any]:
+    """A trained run, set up as it was.
+
+    Args:
+        workdir: its directory.
+        config: in place of the run's own, from which it may differ in keys that touch no parameter.
+        num_devices: how many devices to use; 0: as many as can share its streams.
+
+    Returns:
+        Its Setup, and the parameters to measure, on the devices.
+
+    Raises:
+        RunError, CheckpointError: where there is no such run.
+    """
     loaded = load.load_run(workdir)
     setup = make_setup(config or loaded.config, num_devices)
     return setup._replace(model=loaded.model), devices.put_replicated(setup.mesh, loaded.params)
@@ -186,12 +197,12 @@ def reopen(workdir, config=None, num_devices=0):
 
 def run_examples(setup, params, split, limit=0, table=()):
     """Examples of a split with q_params, from the run's `table` if it is given, and the mean of q(z|x) of each."""
-    examples, spread = split_of(setup, split, limit), devices.spread(setup.mesh)
+    examples = split_of(setup, split, limit)
     if table != ():
-        examples = with_entries(examples, table, setup.dataset.info.num_train, num_streams(setup.config))
+        examples = with_entries(examples, table, *setup.sizes[1:])
     else:
-        examples = with_q_params(setup.model, params, examples, setup.config, spread)
-    return with_means(setup.model, params, examples, spread)
+        examples = with_q_params(setup.model, params, examples, setup.config, setup.spread)
+    return with_means(setup.model, params, examples, setup.spread)
 
 
 def split_of(setup, split, limit=0):
@@ -201,14 +212,12 @@ def split_of(setup, split, limit=0):
 
 def training_codes(setup, params, table):
     """E_q[z|x] `[N, Z]` of training images, of an autoencoder, whose samples are made from them; else None."""
-    if setup.config.model.posterior != "dirac":
-        return None
-    return run_examples(setup, params, "train", CODES, table)["mean"]
+    return None if setup.model.has_density else run_examples(setup, params, "train", CODES, table)["mean"]
 
 
 def trained_table(setup, workdir):
     """The run's table of q_params, () if it has none."""
-    if not inference.has_table(setup.config):
+    if setup.model.has_encoder:
         return ()
     like = {"table": abstract_state(setup).table}
     return checkpoint.restore(load.selected(setup.config, workdir), like, partial=True)["table"]

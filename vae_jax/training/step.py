@@ -1,7 +1,8 @@
-"""One training step as a pure function, and many of them as one compiled program per device.
+"""One training step as a pure function; program.py compiles many of them.
 
 Noise belongs to examples: the key of example i at step t is fold_in(fold_in(noise, t), i), then a fixed constant for
-each use. Together with `streams`, which says who is in a batch, that makes a run the same on any number of devices.
+each use (keys.py). Together with data/order.py, which says which examples are in a batch, that makes a run the same on
+any number of devices.
 """
 
 from collections.abc import Callable
@@ -47,8 +48,29 @@ class TableUpdates(NamedTuple):
     inner_steps: int = 1  # updates of the batch's entries for each update of the parameters
 
 
-def init_state(model, optimizer, key, x_init, condition=None, *, with_ema=False, index=None, table_optimizer=None):
-    """The state before the first step; `index` is the example of each slot of a table. The key is consumed."""
+def init_state(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    x_init: jax.Array,
+    condition: jax.Array | None = None,
+    *,
+    with_ema: bool = False,
+    index: jax.Array | None = None,
+    table_optimizer: optax.GradientTransformation | None = None,
+) -> State:
+    """The state before the first step.
+
+    Args:
+        model: a `models.model.Model`.
+        optimizer: of the parameters.
+        key: the key of initialization; it is consumed.
+        x_init: training images `[M, ...]`, whose mean the decoder's output bias starts from.
+        condition: conditions of theirs `[M, ...]`, for a conditional model.
+        with_ema: whether an average of the parameters is kept.
+        index: of a model with a table, the example in each of its slots `[S * L]`, -1 in the padding.
+        table_optimizer: of one entry of the table.
+    """
     params, q_params = model.init(key, x_init, condition)
     # a copy, since donation gives up the parameters and their average together
     ema = jax.tree.map(jnp.copy, params) if with_ema else ()
@@ -60,29 +82,38 @@ def init_state(model, optimizer, key, x_init, condition=None, *, with_ema=False,
 
 
 def make_train_step(
-    model,
-    optimizer,
-    objective,
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    objective: Callable,
     *,
-    learning_rate=lambda hyper, step: 1.0,
-    weights=lambda hyper, step: hyper["objective"],
-    refine=None,
-    prepare=None,
-    corrupt=None,
-    ema=0.0,
-    table_updates=None,
-    axis=NO_AXIS,
-):
-    """train_step(key, hyper, state, batch) -> (state, metrics): one update from one batch, pure.
+    learning_rate: Callable = lambda hyper, step: 1.0,
+    weights: Callable = lambda hyper, step: hyper["objective"],
+    refine: Callable | None = None,
+    prepare: Callable | None = None,
+    corrupt: Callable | None = None,
+    ema: float = 0.0,
+    table_updates: TableUpdates | None = None,
+    axis: devices.Axis = NO_AXIS,
+) -> Callable:
+    """A pure training step: params - learning_rate * optimizer(mean over the batch of the gradient of -objective).
 
-    optimizer: an optax transformation, its updates scaled by `learning_rate(hyper, step)`.
-    objective: (key, x, q, decode, prior, **weights(hyper, step)) -> (value [B], Elbo).
-    refine: another such, without weights, for the refinement of q_params where `objective` cannot serve.
-    prepare: (keys [B], image [B, ...]) -> x, say binarization. corrupt: (keys [B], x) -> x, of which the encoder alone
-    sees the result; refinement too ascends the bound of it. batch: 'image', 'index' [B], and what the model wants;
-    with a table, updated as `table_updates` says, also 'slot' [B], where in the table its examples are.
-    ema: decay of the parameters' average. axis: the devices beside this one; gradients are summed over all of them.
-    metrics: means over the batch in nats, and norms. key: the run's noise key, into which step and example are folded.
+    Args:
+        model: a `models.model.Model`.
+        optimizer: an optax transformation at learning rate 1.
+        objective: (key, x, q, decode, prior, **weights(hyper, step)) -> (value [B] in nats to ascend, Elbo).
+        learning_rate: (hyper, step) -> what the optimizer's updates are multiplied by.
+        weights: (hyper, step) -> {name: value}, further arguments of the objective.
+        refine: another objective, without weights, for the refinement of q_params where `objective` cannot serve.
+        prepare: (keys [B], image [B, ...]) -> x, for example binarization.
+        corrupt: (keys [B], x) -> x; the encoder alone sees its result. Refinement ascends the bound of it, too.
+        ema: decay of the parameters' average; 0: none.
+        table_updates: how the entries of a table of q_params are updated.
+        axis: the devices beside this one; gradients are summed over all of them.
+
+    Returns:
+        train_step(key, hyper, state, batch) -> (state, metrics). key: the run's noise key, into which step and example
+        are folded. batch: 'image' [B, ...], 'index' [B], what the model wants, and with a table 'slot' [B], where in it
+        the examples are. metrics: means over the batch in nats, and norms.
     """
     gradient = jax.grad(make_loss(model, objective, refine, corrupt), argnums=(0, 1), has_aux=True)
 
@@ -101,7 +132,7 @@ def make_train_step(
         grads, sums = axis.sum((grads, sums))
         count = axis.sum(len(batch["index"]))
         metrics = {name: total / count for name, total in sums.items()}
-        metrics["grad_norm"] = norm(grads) / count  # of the sums, which are in memory: their mean need never be
+        metrics["grad_norm"] = norm(grads) / count  # the norm of the sums: their mean is then not kept in memory
         grads = jax.tree.map(lambda total: total / count, grads)
         rate = learning_rate(hyper, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -155,7 +186,7 @@ def inner_updates(gradient, updates, params, table, batch, keys, hyper, scalars,
 
 
 def average(state, params, decay):
-    """The exponential moving average of the parameters; a young one forgets faster, lest it remember the start."""
+    """The moving average: decay is min(d, (1 + t) / (10 + t)), so early averages forget the initialization."""
     if not decay:
         return state.ema
     decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))

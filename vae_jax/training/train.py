@@ -1,138 +1,93 @@
-"""Training a model from a config into a run directory, and finishing it: numbers, pictures, report."""
+"""The loop of training: windows of steps, and after them what is due of logging, evaluating and saving.
 
-import hashlib
+It takes runs that one program trains side by side, all at the same step; a run by itself is one of one.
+"""
+
 import time
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import CHANGEABLE
-from vae_jax.errors import TrainingError
 from vae_jax.evaluation import bounds
 from vae_jax.evaluation.examples import with_q_params
-from vae_jax.evaluation.summary import measure_all, measure_bound
+from vae_jax.evaluation.summary import measure_bound
 from vae_jax.models import networks
-from vae_jax.parallel import devices, processes
-from vae_jax.reports import page
-from vae_jax.reports.gallery import draw_figures
+from vae_jax.parallel import processes
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
-from vae_jax.training.program import make_advance, stays_on_host
-from vae_jax.training.step import evaluation_params
+from vae_jax.training.step import State, evaluation_params
 
 
-def train(config, workdir, num_devices=0):
-    """Trains the model of a validated config in `workdir`, or goes on where it was stopped; returns the summary.
+class Run(NamedTuple):
+    """A run under way."""
 
-    Of several processes, all of which must call this, the first writes and gets the summary, the others None.
+    setup: setups.Setup
+    workdir: Path
+    measured: dict  # {step: the numbers of valid there}, of this process
+    events: Any = None  # of TensorBoard
+    place: int = 0  # among the runs that are trained together
+
+
+def fit(
+    runs: list[Run],
+    state: State,
+    hyper: Any,
+    advance: Callable,
+    *,
+    states: Callable = lambda state: lambda run: state,
+) -> tuple[State, dict[Path, str]]:
+    """Trains runs to their last step, logging, evaluating and saving at multiples of their cadences.
+
+    Args:
+        runs: one, or several that differ in traced keys alone and stand at the same step.
+        state: the state of the one, or of all, stacked [M, ...] but for the step.
+        hyper: the traced hyperparameters, stacked likewise.
+        advance: (hyper, state, count) -> (state, metrics [M, count]), see `program.make_advance`.
+        states: state -> (run -> its own State, on its own devices).
+
+    Returns:
+        The state after the last step, and why the runs stopped that are no longer finite. It ends when all have.
     """
-    workdir, config_dict = Path(workdir), config.to_dict()
-    if status_everywhere(config, workdir) == "finished":
-        console.write(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
-        return processes.on_first(lambda: finished(workdir))
-    setup = processes.in_turn(lambda: setups.make_setup(config, num_devices))
-    processes.greet(setup.mesh)
-    state = setups.starting_state(setup, workdir)
-    events = open_everywhere(setup, workdir, config_dict, int(state.step))
-    describe(setup, workdir, state)
-    record = partial(log, workdir, events, setup.epoch_steps) if processes.first() else lambda *_: None
-    state = fit(setup, workdir, state, record)
-    summary = finish(setup, workdir, state, record)
-    processes.on_first(lambda: (events.close(), page.write_report(workdir)))
-    return summary
-
-
-def status_everywhere(config, workdir):
-    """Whether the run is 'new', 'resume' or 'finished'. Raises DeviceError if processes see it differently."""
-    status = processes.everywhere(lambda: directory.run_status(workdir, config.to_dict(), CHANGEABLE))
-    digest = hashlib.sha256(str(config).encode()).hexdigest()[:8]
-    processes.require_same(f"configuration {digest}", "start all with the same command")
-    sources = filter(None, (config.init_from.partition("@")[0], config.inference.encoder_run))
-    steps = [checkpoint.latest_step(Path(run) / load.CHECKPOINTS) for run in (workdir, *sources)]
-    processes.require_same(f"a run that is '{status}', checkpoints {steps}", "all need one shared filesystem")
-    return status
-
-
-def open_everywhere(setup, workdir, config_dict, step):
-    """Opens the run directory: returns its Events on the first process, once the others see that it is open."""
-    info, environment = setup.dataset.info._asdict(), directory.environment()
-
-    def open_on_first():
-        directory.open_run(workdir, config_dict, info, environment, CHANGEABLE)
-        directory.truncate_metrics(workdir, step)
-        return directory.events(workdir, purge_step=step + 1)
-
-    events, started = processes.on_first(open_on_first), processes.exchange(environment["started"])[0]
-    if processes.several():
-        processes.everywhere(lambda: directory.wait_for(workdir, started))
-    return events
-
-
-def finished(workdir):
-    """The summary of a finished run, whose report is written if it was killed between these two files."""
-    if not (workdir / directory.REPORT).exists():
-        page.write_report(workdir)
-    return directory.read_summary(workdir)
-
-
-def describe(setup, workdir, state):
-    """What is trained on what, before it starts."""
-    describe_model(setup, state.params)
-    mesh = setup.mesh
-    begun = f", from step {int(state.step):,} on" if int(state.step) else ""
-    device, several = mesh.devices.flat[0].device_kind, f", of {jax.process_count()} processes" * processes.several()
-    console.write(f"devices    {mesh.size} of {jax.device_count()} ({device}){several}")
-    console.write(f"directory  {workdir}{begun}")
-
-
-def describe_model(setup, params):
-    """Three lines: data, model, training."""
-    config, info = setup.config, setup.dataset.info
-    shape = " x ".join(map(str, info.event_shape))
-    held_out = f"{len(setup.dataset.valid.image):,} valid, {len(setup.dataset.test.image):,} test"
-    parts = (
-        f"{config.inference.kind} inference, {config.model.posterior} posterior, {config.model.likelihood} likelihood"
-    )
-    size = f"{config.model.latent_dim} latent dimensions, {networks.count(params):,} parameters"
-    if not config.model.latent_dim:
-        parts = f"no latent variables, the decoder of the condition, {config.model.likelihood} likelihood"
-        size = f"{networks.count(params):,} parameters"
-    batch = f"batches of {config.train.batch_size}, {config.optimizer.name}, objective {config.objective.name}"
-    console.write(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
-    console.write(f"model      {parts}; {size}")
-    console.write(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
-
-
-def log(workdir, events, epoch_steps, step, split, values):
-    """One record of a split's numbers, in metrics.jsonl and for TensorBoard."""
-    directory.append_metrics(workdir, {"step": step, "epoch": step / epoch_steps, "split": split, **values})
-    events.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
-
-
-def fit(setup, workdir, state, log):
-    """Trains from `state` to the last step, logging, evaluating and saving at multiples of their cadences."""
-    train, epoch_steps = setup.config.train, setup.epoch_steps
-    hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(setup.config))
-    examples = setups.split_of(setup, "valid")
-    window, done = setups.log_window(setup), int(state.step)
-    advance = make_advance(setup, done, processes.agreed(lambda: stays_on_host(setup)))
-    progress = console.Progress("training", setup.num_steps, done)
-    while done < setup.num_steps:
+    setup, begun, done, failed = runs[0].setup, len(runs), int(state.step), {}
+    train, window, num_steps = setup.config.train, setup.window, setup.num_steps
+    valid = setups.split_of(setup, "valid")
+    progress = console.Progress("training" if begun == 1 else f"training {begun} runs", num_steps, done)
+    while done < num_steps:
         started, before = time.perf_counter(), done
-        count = min(window - done % window, setup.num_steps - done)
+        count = min(window - done % window, num_steps - done)
         state, metrics = advance(hyper, state, count)
         done += count
-        require_finite(metrics, before, workdir)
-        log_training(setup, metrics, done, time.perf_counter() - started, log, progress)
-        if crossed(train.eval_every * epoch_steps, before, done, setup.num_steps):
-            evaluate_valid(setup, workdir, state, examples, log, progress)
-        if crossed(train.checkpoint_every * epoch_steps, before, done, setup.num_steps):
-            checkpoint.save(workdir / load.CHECKPOINTS, done, state)
+        stopped = {run.workdir: why for run in runs if (why := not_finite(run, metrics, before))}
+        runs, failed = [run for run in runs if run.workdir not in stopped], failed | stopped
+        for workdir, why in stopped.items() if begun > 1 else ():
+            progress.line(f"{workdir} stopped: {why}")
+        if not runs:
+            break
+        log_training(runs, metrics, done, (time.perf_counter() - started) / begun, progress)
+        cadences = (train.eval_every, train.checkpoint_every)
+        due = [crossed(epochs * setup.epoch_steps, before, done, num_steps) for epochs in cadences]
+        own = states(state) if any(due) else None
+        if due[0]:
+            on_valid = in_threads(lambda run, own=own: evaluate_valid(run, own(run), valid), runs)
+            progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {spelled(on_valid)}")
+        if due[1]:
+            for run in runs:
+                checkpoint.save(run.workdir / load.CHECKPOINTS, done, own(run))
     progress.close()
-    return state
+    return state, failed
+
+
+def log(run, step, split, values):
+    """One record of a split's numbers, in metrics.jsonl and for TensorBoard; the first process alone writes."""
+    record = {"step": step, "epoch": step / run.setup.epoch_steps, "split": split, **values}
+    if processes.first():
+        directory.append_metrics(run.workdir, record)
+    if run.events is not None:
+        directory.add_events(run.events, record)
 
 
 def crossed(cadence, before, done, last):
@@ -140,84 +95,86 @@ def crossed(cadence, before, done, last):
     return done // cadence > before // cadence or done == last
 
 
-def require_finite(metrics, before, workdir):
-    """Stops a run whose loss or gradient is no longer a number; what was saved before stays as it is."""
-    bad = ~(np.isfinite(metrics["objective"]) & np.isfinite(metrics["grad_norm"]))
-    if bad.any():
-        saved = checkpoint.latest_step(workdir / load.CHECKPOINTS)
-        source = f"another --workdir with --init_from={workdir}@{saved}" if saved else "start anew in another --workdir"
-        where = f"step {before + int(bad.argmax()) + 1} (of steps {before + 1} to {before + len(bad)})"
-        way_on = "a lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
-        raise TrainingError(f"loss or gradient is not finite at {where}: {source} and {way_on}")
+def in_threads(function, runs):
+    """`function(run)` of every run, a thread for each mesh; of a single run in this one, which can be interrupted."""
+    if len(runs) == 1:
+        return [function(runs[0])]
+    with ThreadPoolExecutor(len({run.setup.mesh for run in runs})) as pool:
+        return list(pool.map(function, runs))
 
 
-def log_training(setup, metrics, done, seconds, log, progress):
-    """The means over a window of steps: a record, and the progress bar."""
-    means = {name: float(np.mean(values, dtype=np.float64)) for name, values in metrics.items()}
-    log(done, "train", {**means, "seconds": seconds})
-    rate = len(metrics["objective"]) * setup.config.train.batch_size / seconds
-    epoch = f"epoch {done / setup.epoch_steps:.4g}/{setup.config.train.epochs}"
-    shown = {"objective": "objective", "elbo": "ELBO"}
-    numbers = ", ".join(f"{label} {means[name]:.2f}" for name, label in shown.items() if name in means)
+def not_finite(run, metrics, before):
+    """Why a run must stop whose loss or gradient is no longer a number, and the way on; None while all is well."""
+    bad = ~(np.isfinite(metrics["objective"][run.place]) & np.isfinite(metrics["grad_norm"][run.place]))
+    if not bad.any():
+        return None
+    saved = checkpoint.latest_step(run.workdir / load.CHECKPOINTS)
+    source = f"another --workdir with --init_from={run.workdir}@{saved}" if saved else "start anew in another --workdir"
+    where = f"step {before + int(bad.argmax()) + 1} (of steps {before + 1} to {before + len(bad)})"
+    way_on = "a lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
+    return f"loss or gradient is not finite at {where}: {source} and {way_on}"
+
+
+def log_training(runs, metrics, done, seconds, progress):
+    """The means over a window of steps: a record of each run, and their average beside the progress bar.
+
+    seconds: of the window, the share of each run.
+    """
+    total = {"objective": 0.0, "elbo": 0.0}
+    for run in runs:
+        own = {name: float(np.mean(values[run.place], dtype=np.float64)) for name, values in metrics.items()}
+        log(run, done, "train", {**own, "seconds": seconds})
+        total = {name: total[name] + own[name] for name in total if name in own}
+    config, labels = runs[0].setup.config.train, {"objective": "objective", "elbo": "ELBO"}
+    rate = metrics["objective"].shape[-1] * config.batch_size / seconds
+    numbers = ", ".join(f"{labels[name]} {value / len(runs):.2f}" for name, value in total.items())
+    epoch = f"epoch {done / runs[0].setup.epoch_steps:.4g}/{config.epochs}"
     progress.update(done, f"{epoch}, {numbers}, {rate:,.0f} examples/s")
 
 
-def evaluate_valid(setup, workdir, state, examples, log, progress):
-    """The bound on valid: a record, a line, and a checkpoint if it is the best so far; returns it."""
-    numbers = bound_on(setup, evaluation_params(state), examples)
-    judge = "elbo" if "elbo" in numbers else "log_likelihood"  # an autoencoder is chosen by its reconstruction
-    done, value = int(state.step), numbers[judge]["value"]
-    earlier = lambda: [record[judge] for record in directory.read_metrics(workdir) if record["split"] == "valid"]
-    best = setup.config.train.select == "best" and processes.agreed(lambda: value > max(earlier(), default=-np.inf))
-    log(done, "valid", {name: entry["value"] for name, entry in numbers.items()})
-    shown = ", ".join(f"{name} {console.number(numbers[name])}" for name in bounds.TERMS if name in numbers)
-    progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {shown}")
+def judge(numbers):
+    """The number by which a checkpoint is chosen: of an autoencoder its reconstruction."""
+    return "elbo" if "elbo" in numbers else "log_likelihood"
+
+
+def evaluate_valid(run, state, examples):
+    """The bound on valid: a record, and a checkpoint if it is the best so far; returns the numbers."""
+    numbers, done = bound_on(run.setup, evaluation_params(state), examples), int(state.step)
+    name, select = judge(numbers), run.setup.config.train.select
+    earlier = lambda: [record[name] for record in directory.read_metrics(run.workdir) if record["split"] == "valid"]
+    better = lambda: numbers[name]["value"] > max(earlier(), default=-np.inf)
+    best = select == "best" and processes.agreed(better)
+    log(run, done, "valid", {name: entry["value"] for name, entry in numbers.items()})
+    run.measured[done] = numbers
     if best:
-        checkpoint.save(workdir / load.BEST, done, state, keep=1)
-    return value
+        checkpoint.save(run.workdir / load.BEST, done, state, keep=1)
+    return numbers
 
 
 def bound_on(setup, params, examples):
     """The bound over examples, with q as the run's inference finds it."""
-    spread = devices.spread(setup.mesh)
-    examples = with_q_params(setup.model, params, examples, setup.config, spread)
-    return measure_bound(setup.model, params, examples, setup.config, spread)
+    examples = with_q_params(setup.model, params, examples, setup.config, setup.spread)
+    return measure_bound(setup.model, params, examples, setup.config, setup.spread)
 
 
-def finish(setup, workdir, state, log, shown=True):
-    """The selected parameters measured on valid and test; returns what `conclude` makes of that.
-
-    Not `shown`: without progress bars and pictures, for one of many runs.
-    """
-    config, last = setup.config, int(state.step)
-    if config.train.select == "best":
-        state = checkpoint.restore(workdir / load.BEST, state)
-    params = evaluation_params(state)
-    rest = (config, devices.spread(setup.mesh), shown)
-    splits = {"valid": bound_on(setup, params, setups.split_of(setup, "valid"))}
-    if config.eval.train_examples:
-        train = setups.run_examples(setup, params, "train", config.eval.train_examples, state.table)
-        splits["train"] = measure_all(setup.model, params, train, *rest)
-    test = setups.run_examples(setup, params, "test", config.eval.max_examples)
-    splits["test"] = measure_all(setup.model, params, test, *rest)
-    log(last, "test", {name: entry["value"] for name, entry in splits["test"].items()})
-    codes = setups.training_codes(setup, params, state.table) if shown else None
-    done, params = int(state.step), devices.to_host(params)
-    return processes.on_first(lambda: conclude(setup, workdir, done, params, splits, test, codes, shown))
+def spelled(measured):
+    """The numbers of one run on valid, or the range of many."""
+    if len(measured) == 1:
+        return ", ".join(f"{name} {console.number(measured[0][name])}" for name in bounds.TERMS if name in measured[0])
+    values = [numbers[judge(numbers)]["value"] for numbers in measured]
+    return f"{np.mean(values):.2f} on average, {min(values):.2f} to {max(values):.2f} nats"
 
 
-def conclude(setup, workdir, step, params, splits, test, codes, shown):
-    """The pictures and summary.json of a run that has been measured; returns the summary."""
-    records = directory.read_metrics(workdir)
-    summary = {
-        "complete": True,
-        "step": step,
-        "epochs": step / setup.epoch_steps,
-        "train_seconds": sum(record["seconds"] for record in records if record["split"] == "train"),
-        "selected": setup.config.train.select,
-        "num_params": networks.count(params),
-        "splits": splits,
-        "figures": draw_figures(setup, workdir, params, test, records, codes) if shown else {},
-    }
-    directory.write_summary(workdir, summary)
-    return summary
+def describe(setup, params):
+    """Three lines: data, model, training."""
+    config, info = setup.config, setup.dataset.info
+    shape = " x ".join(map(str, info.event_shape))
+    held_out = f"{len(setup.dataset.valid.image):,} valid, {len(setup.dataset.test.image):,} test"
+    parts = f"{config.inference.kind} inference, {config.model.posterior} posterior"
+    size = f"{config.model.latent_dim} latent dimensions, {networks.count(params):,} parameters"
+    if not setup.model.latent_dim:
+        parts, size = "no latent variables, the decoder of the condition", size.partition(", ")[2]
+    batch = f"batches of {config.train.batch_size}, {config.optimizer.name}, objective {config.objective.name}"
+    console.write(f"data       {info.name}: {info.num_train:,} training examples of {shape}, {held_out}")
+    console.write(f"model      {parts}, {config.model.likelihood} likelihood; {size}")
+    console.write(f"training   {config.train.epochs} epochs of {setup.epoch_steps} steps, {batch}")
