@@ -8,13 +8,13 @@ from vae_jax.errors import (
     ConfigError,
     DataError,
     DeviceError,
-    FoldError,
+    ReportError,
     Mistake,
     RunError,
     TrainingError,
 )
 
-ERRORS = (ConfigError, DataError, RunError, CheckpointError, DeviceError, FoldError, TrainingError, Mistake, OSError)
+ERRORS = (ConfigError, DataError, RunError, CheckpointError, DeviceError, ReportError, TrainingError, Mistake, OSError)
 
 
 def raising(error):

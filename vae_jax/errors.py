@@ -27,7 +27,7 @@ class CheckpointError(Mistake, ValueError):
     """A checkpoint that is missing, unreadable or of another shape; the message is one readable line."""
 
 
-class FoldError(Mistake, ValueError):
+class ReportError(Mistake, ValueError):
     """Runs that make no table as asked; one readable line."""
 
 

@@ -4,7 +4,7 @@
     python -m vae_jax.report runs/z=* --x=model.latent_dim --y=test.nll,valid.elbo --out=runs/latent_size
     python -m vae_jax.report --figures runs/z=*
 
-What was swept is found by comparing the configurations. Runs that differ in their seed alone are one row: mean,
+What differs is found by comparing the configurations. Runs that differ in their seed alone are one row: mean,
 standard error, number of seeds. Whatever is missing or not alike is said below the table.
 """
 
@@ -13,14 +13,13 @@ from pathlib import Path
 
 from vae_jax.console import Parser, fail, guarded
 from vae_jax.reports import collect, statistics, tables
-from vae_jax.reports.statistics import caveats
 from vae_jax.runs.directory import read_metrics
 
 TRADE = "rate-distortion"
 
 
 def main(arguments=None) -> None:
-    """Runs the command; every foreseen mistake becomes one line and exit status 2."""
+    """Runs the command; every foreseen error becomes one line and exit status 2."""
     options = parser().parse_intermixed_args(arguments)
     guarded(lambda: (figures if options.figures else report)(options))
 
@@ -30,7 +29,7 @@ def parser() -> Parser:
     listed = lambda text: [part for part in text.split(",") if part]
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument("--x", metavar="KEY", help="key of the configuration along the axis of the picture")
-    parser.add_argument("--by", metavar="KEY", help="swept key whose values are the lines of the pictures")
+    parser.add_argument("--by", metavar="KEY", help="key whose values are the lines of the pictures")
     help_y = f"numbers: SPLIT.NAME as in summary.json, train_seconds, num_params; {TRADE} draws KL against distortion"
     parser.add_argument("--y", metavar="SPLIT.NAME,...", type=listed, default=[], help=help_y)
     help_against = "what every setting is compared with: the best of each number, or the first row"
@@ -47,14 +46,14 @@ def report(options) -> None:
         fail(f"no finished run: {'; '.join(notes)}")
     for flag, key in (("--x", options.x), ("--by", options.by)):
         if key is not None:
-            collect.require_swept(runs, key, flag)
+            collect.require_varying(runs, key, flag)
     if options.x is not None and options.x == options.by:
         fail(f"--x and --by are both {options.x}: lines need another key than the axis")
-    keys, along = collect.swept_keys(runs, [key for key in (options.x, options.by) if key])
+    keys, along = collect.setting_keys(runs, [key for key in (options.x, options.by) if key])
     names = chosen_names(runs, keys, options.y)
-    table, repeated = statistics.fold(runs, keys, names, options.against)
+    table, repeated = statistics.make_table(runs, keys, names, options.against)
     kept = [run for row in table.rows for run in row.runs.values()]
-    notes += [*repeated, *caveats(kept, table, along)]
+    notes += [*repeated, *statistics.remarks(kept, table, along)]
     grids = [grid for grid in (tables.means(table), tables.differences(table, options.against)) if grid]
     print("\n\n".join([*map(tables.text, grids), *(["\n".join(f"note: {note}" for note in notes)] if notes else [])]))
     if options.out:
@@ -62,7 +61,7 @@ def report(options) -> None:
 
 
 def chosen_names(runs, keys, asked) -> list[str]:
-    """The numbers asked for, or those of fold.NAMES that there are; with both terms of the bound for their picture."""
+    """The numbers asked for, or those of NAMES that there are; with both terms of the bound for their picture."""
     numbers = list(dict.fromkeys(name for name in asked if name != TRADE))
     statistics.require_names(runs, numbers)
     known = statistics.available(runs)
@@ -132,7 +131,7 @@ def figures(options) -> None:
     for note in notes:
         print(f"note: {note}")
     for run in runs:
-        drawn = run.summary.get("figures") or evaluate.draw(run.path)
+        drawn = run.summary.get("figures") or evaluate.draw_run(run.path)
         print(f"{run.path}: {', '.join(drawn)}", flush=True)
     if not runs:
         fail("no finished run")

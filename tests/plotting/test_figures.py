@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from vae_jax.plotting import images as image_plots
 from vae_jax.plotting import latent_space as latent_plots
+from vae_jax.plotting import toolkit
 from vae_jax.plotting import training as training_plots
 
 RNG = np.random.default_rng(0)
@@ -133,19 +134,19 @@ def test_a_single_record_is_visible():
 
 def test_image_grid_places_separates_and_clips():
     x = np.stack([np.full((4, 5), value) for value in (-1.0, 0.25, 2.0, 0.5, 0.75)])
-    grid = image_plots.image_grid(x, 3)
+    grid = toolkit.image_grid(x, 3)
     assert grid.shape == (2 * 4 + 1, 3 * 5 + 2)
     for i, value in enumerate([0.0, 0.25, 1.0, 0.5, 0.75]):
         top, left = i // 3 * 5, i % 3 * 6
         assert (grid[top : top + 4, left : left + 5] == value).all()
     assert (grid[4] == 1).all() and (grid[:, 5] == 1).all()  # separators
     assert (grid[5:, 12:] == 1).all()  # the sixth cell is empty
-    np.testing.assert_array_equal(image_plots.image_grid(x[..., None], 3), grid)
+    np.testing.assert_array_equal(toolkit.image_grid(x[..., None], 3), grid)
 
 
 def test_image_grid_rgb():
     x = RNG.random((4, 3, 3, 3)).astype(np.float32)
-    grid = image_plots.image_grid(x, 2)
+    grid = toolkit.image_grid(x, 2)
     assert grid.shape == (7, 7, 3)
     np.testing.assert_array_equal(grid[4:, 4:], x[3])
 
@@ -194,7 +195,7 @@ def test_samples_fill_a_grid(num):
     x = RNG.integers(0, 256, (num, 8, 8)).astype(np.uint8)
     figure = image_plots.samples(x, value_range=(0, 255), title="Digits")
     (ax,) = figure.axes
-    expected = image_plots.image_grid(x / 255, {1: 1, 7: 3, 16: 4}[num])
+    expected = toolkit.image_grid(x / 255, {1: 1, 7: 3, 16: 4}[num])
     np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), expected, atol=1e-6)
     assert ax.get_title(loc="left") == "Digits" and ax.images[0].get_clim() == (0, 1)
     width, height = ax.get_window_extent().size
@@ -209,7 +210,7 @@ def test_latent_scatter_colours_and_names_classes():
     points = ax.collections[0]
     np.testing.assert_array_equal(points.get_offsets(), mean)
     np.testing.assert_allclose(
-        points.get_facecolors()[:, :3], [to_rgba(image_plots.CLASS_COLORS[k])[:3] for k in label], atol=1e-6
+        points.get_facecolors()[:, :3], [to_rgba(toolkit.CLASS_COLORS[k])[:3] for k in label], atol=1e-6
     )
     assert [text.get_text() for text in figure.legends[0].texts] == [
         "prior 1σ",
@@ -265,8 +266,8 @@ def test_latent_scatter_wants_two_dimensions():
 def test_nothing_global():
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
-        "import numpy as np; from vae_jax import figures\n"
-        "figures.samples(np.zeros((2, 8, 8))); figures.latent_scatter(np.zeros((3, 2)), [0, 1, 1])\n"
+        "import numpy as np; from vae_jax import plotting\n"
+        "plotting.samples(np.zeros((2, 8, 8))); plotting.latent_scatter(np.zeros((3, 2)), [0, 1, 1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

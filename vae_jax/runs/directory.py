@@ -202,6 +202,13 @@ def save_figure(workdir, name: str, figure) -> pathlib.Path:
     return path
 
 
+def save_figures(workdir, drawn: dict) -> dict:
+    """Saves {name: (Figure, caption)}; returns {name: caption}, as a summary holds them."""
+    for name, (figure, _) in drawn.items():
+        save_figure(workdir, name, figure)
+    return {name: caption for name, (_, caption) in drawn.items()}
+
+
 # TensorBoard.
 
 

@@ -16,8 +16,7 @@ from vae_jax.evaluation.examples import with_q_params
 from vae_jax.evaluation.summary import measure_all, measure_bound
 from vae_jax.models import networks
 from vae_jax.parallel import devices, processes
-from vae_jax.reports import page
-from vae_jax.reports.gallery import draw_figures
+from vae_jax.reports import gallery, page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
 from vae_jax.training.program import make_advance, stays_on_host
@@ -204,6 +203,12 @@ def finish(setup, workdir, state, log, shown=True):
     codes = setups.training_codes(setup, params, state.table) if shown else None
     done, params = int(state.step), devices.to_host(params)
     return processes.on_first(lambda: conclude(setup, workdir, done, params, splits, test, codes, shown))
+
+
+def draw_figures(setup, workdir, params, test, records, codes):
+    """The pictures of a run, saved; {name: caption}."""
+    drawn = gallery.draw_run(setup.config, setup.dataset, setup.model, params, test, records, codes)
+    return directory.save_figures(workdir, drawn)
 
 
 def conclude(setup, workdir, step, params, splits, test, codes, shown):
