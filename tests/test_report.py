@@ -305,13 +305,13 @@ GRID = tables.Grid(
 )
 
 
-def test_latex_escapes_what_is_text_and_sets_numbers_in_math():
+def test_latex_escapes_what_is_text_and_the_minus_of_a_number_is_one():
     lines = tables.latex(GRID).splitlines()
     assert lines[0] == "% 50% of a_b" and lines[1] == r"\begin{tabular}{lrr}" and lines[-1] == r"\end{tabular}"
     assert lines[3] == r"model.latent\_dim & test log p(x$|$z) [nats] & at 5\% \& more \\"
     escaped = r"a\_b\#1\$\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
-    bold = r"{\boldmath\textbf{$-1.50 \pm 0.25$ of $8$}}"
-    assert lines[5] == rf"{escaped} & {bold} & $+1e-05$ [$-2$, $+3$] \\"
+    bold = r"{\boldmath\textbf{$-$1.50 $\pm$ 0.25 of 8}}"
+    assert lines[5] == rf"{escaped} & {bold} & +1e-05 [$-$2, +3] \\"
     assert lines[6] == r"x & -- & nan \\"
     for line in lines[2:-1]:  # nothing is left open: groups and math
         bare = re.sub(r"\\[{}$\\&%#_]", "", line)

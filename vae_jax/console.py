@@ -5,8 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from types import SimpleNamespace
 
 from vae_jax.errors import Mistake, RunError
 
@@ -64,15 +63,8 @@ class Progress:
             self.bar.stop()
 
 
-class Silent(NamedTuple):
-    """A Progress that shows nothing."""
-
-    update: Callable = lambda done, text: None
-    line: Callable = lambda text: None
-    close: Callable = lambda: None
-
-
-SILENT = Silent()
+# A Progress that shows nothing.
+SILENT = SimpleNamespace(update=lambda done, text: None, line=lambda text: None, close=lambda: None)
 
 
 def write(text=""):

@@ -41,9 +41,7 @@ def parser() -> Parser:
 
 def report(options) -> None:
     """Prints the table of the runs and writes it, with pictures, to --out."""
-    runs, notes = collect.read_runs(options.runs)
-    if not runs:
-        fail(f"no finished run: {'; '.join(notes)}")
+    runs, notes = finished(options.runs)
     for flag, key in (("--x", options.x), ("--by", options.by)):
         if key is not None:
             collect.require_varying(runs, key, flag)
@@ -60,17 +58,21 @@ def report(options) -> None:
         write(Path(options.out), table, kept, along, grids, notes, draw(table, kept, options))
 
 
+def finished(paths):
+    """The finished runs, and a line for every other path; ends the process where there are none."""
+    runs, notes = collect.read_runs(paths)
+    if not runs:
+        fail(f"no finished run: {'; '.join(notes)}")
+    return runs, notes
+
+
 def chosen_names(runs, keys, asked) -> list[str]:
-    """The numbers asked for, or those of NAMES that there are; with both terms of the bound for their picture."""
-    numbers = list(dict.fromkeys(name for name in asked if name != TRADE))
-    statistics.require_names(runs, numbers)
-    known = statistics.available(runs)
+    """The numbers asked for, or those of NAMES that there are, with both terms of the bound where beta varies."""
     trade = [statistics.RATE, statistics.DISTORTION]
-    if TRADE in asked:
-        statistics.require_names(runs, trade)
-    names = numbers or [name for name in statistics.NAMES if name in known]
-    wanted = TRADE in asked or (statistics.BETA in keys and not asked and set(trade) <= set(known))
-    return list(dict.fromkeys([*names, *(trade if wanted else [])]))
+    names = [part for name in asked for part in (trade if name == TRADE else [name])]
+    statistics.require_names(runs, names)
+    known, usual = statistics.available(runs), [*statistics.NAMES, *(trade if statistics.BETA in keys else [])]
+    return list(dict.fromkeys(names or [name for name in usual if name in known]))
 
 
 def draw(table, runs, options) -> dict:
@@ -82,12 +84,9 @@ def draw(table, runs, options) -> dict:
     drawn = {"curves": (charts.training_curves(table, records, by), "Training, a line for each setting.")}
     x = options.x or longest_axis(table, by)
     if x is not None:
-        asked = [name for name in options.y if name != TRADE] or table.names
         short = re.sub(r"[^\w.-]", "_", x)
-        drawn[short] = (charts.against_key(table, x, asked, by), f"Numbers over {x}.")
-    if {statistics.RATE, statistics.DISTORTION} <= set(table.names) and (
-        TRADE in options.y or statistics.BETA in table.keys
-    ):
+        drawn[short] = (charts.against_key(table, x, table.names, by), f"Numbers over {x}.")
+    if {statistics.RATE, statistics.DISTORTION} <= set(table.names):
         drawn[TRADE] = (charts.rate_distortion(table, by), "Rate and distortion.")
     return drawn
 
@@ -95,7 +94,7 @@ def draw(table, runs, options) -> dict:
 def longest_axis(table, by):
     """The key for the axis if none is asked for: the one with the most values, those with numbers first."""
     values = {key: {row.setting[i] for row in table.rows} for i, key in enumerate(table.keys) if key != by}
-    numbers = [key for key, found in values.items() if all(isinstance(value, int | float) for value in found)]
+    numbers = [key for key, found in values.items() if all(map(collect.is_number, found))]
     return max(numbers or values, key=lambda key: len(values[key]), default=None)
 
 
@@ -122,19 +121,17 @@ def write(folder, table, runs, along, grids, notes, drawn) -> None:
 
 def figures(options) -> None:
     """Draws the pictures of runs whose summary has none, and writes their pages."""
-    for flag, value in (("--x", options.x), ("--by", options.by), ("--y", options.y), ("--out", options.out)):
-        if value:
-            fail(f"{flag} belongs to a table and cannot go with --figures")
+    for name in ("x", "by", "y", "out"):
+        if getattr(options, name):
+            fail(f"--{name} belongs to a table and cannot go with --figures")
     from vae_jax.commands import evaluate  # jax's programs, which a table does without
 
-    runs, notes = collect.read_runs(options.runs)
+    runs, notes = finished(options.runs)
     for note in notes:
         print(f"note: {note}")
     for run in runs:
         drawn = run.summary.get("figures") or evaluate.draw_run(run.path)
         print(f"{run.path}: {', '.join(drawn)}", flush=True)
-    if not runs:
-        fail("no finished run")
 
 
 if __name__ == "__main__":

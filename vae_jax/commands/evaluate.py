@@ -10,6 +10,7 @@ from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribu
 from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
 from vae_jax.evaluation.summary import measure_further
 from vae_jax.parallel import devices
+from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.reports import gallery, page
 from vae_jax.runs import directory
 from vae_jax.training import setup as setups
@@ -47,7 +48,8 @@ def measure_and_draw(setup, params, workdir):
         drawn |= gallery.draw_bits(setup.dataset, test, *arrays)
     if model.latent_dim and gallery.has_images(setup.dataset):
         numbers["off_manifold"], *arrays = measure_unlike(setup, params, test, spread)
-        drawn |= gallery.draw_unlike(*arrays)
+        figure = likelihood_plots.off_manifold(*arrays)
+        drawn["off_manifold"] = (figure, "What is reconstructed of images unlike the data.")
     return numbers, drawn | gallery.draw_evaluation(config, setup.dataset, model, params, test, codes, spread)
 
 

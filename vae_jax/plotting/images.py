@@ -1,7 +1,7 @@
-"""Examples as pictures: images, drawn from black to white over a range of values, and vectors, drawn as lines.
+"""Examples as pictures: images, black at 0 and white at 1, and vectors, drawn as lines.
 
-`x` is `[N, *event]` in data space: an event (H, W), (H, W, 1) or (H, W, 3) is an image, (D,) or () a vector; a D that
-happens to be a square is still a vector.
+`x` is `[N, *event]`: an event (H, W), (H, W, 1) or (H, W, 3) is an image, (D,) or () a vector; a D that happens to be a
+square is still a vector.
 """
 
 import math
@@ -13,15 +13,12 @@ from matplotlib.ticker import MaxNLocator
 from vae_jax.plotting.toolkit import BLUE, ORANGE, image_grid, image_rows, legend, panels, picture, plain
 
 
-def reconstructions(
-    x, x_mean, value_range=(0.0, 1.0), title="Originals and reconstructions", columns: int = 10
-) -> Figure:
+def reconstructions(x, x_mean, title: str = "Originals and reconstructions", columns: int = 10) -> Figure:
     """Originals, each with its reconstruction below it; of vectors, both in one panel.
 
     Args:
         x: originals `[N, *event]`.
         x_mean: their reconstructions `[N, *event]`.
-        value_range: the values that are black and white.
         title: what stands above.
         columns: images side by side.
 
@@ -32,20 +29,15 @@ def reconstructions(
         ValueError: where the shapes differ, or an event is neither an image nor a vector.
     """
     x, x_mean = np.asarray(x), np.asarray(x_mean)
-    if x.shape != x_mean.shape:
-        raise ValueError(f"originals and reconstructions differ in shape: {x.shape} and {x_mean.shape}")
     rows = {"original": x, "reconstruction": x_mean}
-    if x.ndim <= 2:
-        return _line_grid(rows, title)
-    return image_rows({name: _unit_images(image, value_range) for name, image in rows.items()}, title, columns)
+    return _line_grid(rows, title) if x.ndim <= 2 else image_rows(rows, title, columns)
 
 
-def samples(x, value_range=(0.0, 1.0), title="Samples from the prior", columns: int | None = None) -> Figure:
+def samples(x, title: str = "Samples from the prior", columns: int | None = None) -> Figure:
     """A grid of examples, such as the means of p(x|z) at z drawn from the prior.
 
     Args:
         x: images or vectors `[N, *event]`.
-        value_range: the values that are black and white.
         title: what stands above.
         columns: images side by side; None: as many as rows.
 
@@ -59,15 +51,7 @@ def samples(x, value_range=(0.0, 1.0), title="Samples from the prior", columns: 
     if x.ndim <= 2:
         return _line_grid({"sample": x}, title)
     columns = min(columns or math.ceil(math.sqrt(len(x))), len(x))
-    return picture(image_grid(_unit_images(x, value_range), columns), title, columns)
-
-
-def _unit_images(x, value_range):
-    """`[N, H, W]` or `[N, H, W, C]` with `value_range` mapped to [0, 1]."""
-    if not (x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3))):
-        raise ValueError(f"cannot draw events of shape {x.shape[1:]}: (H, W), (H, W, 1), (H, W, 3) or (D,) wanted")
-    low, high = value_range
-    return (x.astype(np.float32) - low) / (high - low)
+    return picture(image_grid(x, columns), title, columns)
 
 
 def _line_grid(rows, title):

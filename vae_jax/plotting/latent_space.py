@@ -58,7 +58,6 @@ def aggregate(z, dimensions) -> Figure:
 def latent_scatter(
     mean,
     label=None,
-    class_names=None,
     title: str = "Latent means",
     axis_labels=("$z_1$", "$z_2$"),
     prior: bool = True,
@@ -67,9 +66,8 @@ def latent_scatter(
 
     Args:
         mean: means of q(z|x) `[N, 2]`; what is not finite is left out.
-        label: labels `[N]`. Up to ten whole numbers are classes: each stands at its median, and in the legend beside
-            `class_names[label]`. Other labels are a quantity and get a colour bar.
-        class_names: a name for each class.
+        label: labels `[N]`. Up to ten whole numbers are classes: each stands at its median, and in the legend. Other
+            labels are a quantity and get a colour bar.
         title: what stands above.
         axis_labels: what stands at the axes.
         prior: whether to draw the 1 and 2 sigma circles of a standard normal prior.
@@ -82,7 +80,7 @@ def latent_scatter(
     """
     figure = Figure(figsize=(6.4, 5.0), layout="constrained")
     ax = figure.subplots()
-    handles = draw_latents(ax, mean, label, class_names, prior)
+    handles = draw_latents(ax, mean, label, prior)
     ax.set_title(title, fontsize=11)
     ax.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
     if handles:
@@ -90,7 +88,7 @@ def latent_scatter(
     return figure
 
 
-def draw_latents(ax, mean, label=None, class_names=None, prior=True, fontsize=9) -> list:
+def draw_latents(ax, mean, label=None, prior=True, fontsize=9) -> list:
     """What `latent_scatter` shows, into axes that there are already; returns the legend's handles."""
     mean = np.asarray(mean)
     if mean.ndim != 2 or mean.shape[1] != 2:
@@ -98,7 +96,7 @@ def draw_latents(ax, mean, label=None, class_names=None, prior=True, fontsize=9)
     finite = np.isfinite(mean).all(1)
     mean, label = mean[finite], None if label is None else np.asarray(label, float)[finite]
     ax.set_aspect("equal", adjustable="datalim")  # a unit is as long on either axis, and the frame stays full
-    return (_prior_circles(ax) if prior else []) + draw_points(ax, mean, label, class_names, fontsize)
+    return (_prior_circles(ax) if prior else []) + draw_points(ax, mean, label, fontsize)
 
 
 def _prior_circles(ax):
@@ -109,7 +107,7 @@ def _prior_circles(ax):
     return [Line2D([], [], label=f"prior {sigma}σ", **style) for sigma, style in enumerate(styles, 1)]
 
 
-def draw_points(ax, points, label=None, class_names=None, fontsize=9) -> list:
+def draw_points(ax, points, label=None, fontsize=9) -> list:
     """Points `[N, 2]` coloured by `label`, as in `latent_scatter`; returns the legend's handles of the classes."""
     dots = {"s": float(np.clip(2e4 / max(len(points), 1), 3, 30)), "linewidths": 0, "alpha": 0.75, "rasterized": True}
     if label is None:
@@ -125,8 +123,7 @@ def draw_points(ax, points, label=None, class_names=None, fontsize=9) -> list:
     for k, color, where in zip(classes, CLASS_COLORS, _medians_apart(ax, points, label, classes), strict=False):
         badge = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": color, "linewidth": 1.8}
         ax.text(*where, f"{k:.0f}", ha="center", va="center", fontsize=fontsize, weight="bold", bbox=badge, zorder=4)
-        name = f"{k:.0f}" if class_names is None else f"{k:.0f} {class_names[int(k)]}"
-        handles.append(Line2D([], [], color=color, label=name, linestyle="", marker="o", markersize=6))
+        handles.append(Line2D([], [], color=color, label=f"{k:.0f}", linestyle="", marker="o", markersize=6))
     return handles
 
 

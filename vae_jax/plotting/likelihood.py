@@ -3,21 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from vae_jax.plotting import toolkit
 from vae_jax.plotting.latent_space import draw_points
-from vae_jax.plotting.toolkit import (
-    BLACK,
-    BLUE,
-    ORANGE,
-    band,
-    equal_sums,
-    image_grid,
-    legend,
-    log_axis,
-    panels,
-    plain,
-    show,
-    signed,
-)
+from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, image_grid, plain, signed
 
 SHOWN = 3  # images of a kind
 EXTREMES = 8  # images with the least and with the most bits
@@ -53,12 +41,12 @@ def off_manifold(kinds, errors, test_errors) -> Figure:
     right.plot(np.concatenate(list(errors.values())), rows, label="one image", **dots)
     tick = {"color": BLACK, "marker": "|", "markersize": 16, "markeredgewidth": 1.8, "linestyle": ""}
     right.plot([np.median(each) for each in errors.values()], range(len(errors)), label="median of a row", **tick)
-    log_axis(right)
+    toolkit.log_axis(right)
     plain(right)
     right.set(ylim=limits, yticks=[])
     right.spines["left"].set_visible(False)
     right.set_xlabel("Squared error, mean over an image's elements", fontsize=10)
-    legend(figure, "lower center", right, ncols=4, markerscale=0.7)
+    toolkit.legend(figure, "lower center", right, ncols=4, markerscale=0.7)
     figure.suptitle("Reconstructions of images unlike the data", fontsize=11)
     return figure
 
@@ -72,7 +60,7 @@ def draw_pairs(ax, kinds, columns):
     grid, height = image_grid(images, columns), images.shape[1]
     half = height / 2 / ((len(grid) - height) / (len(kinds) - 1))  # of an image, in rows
     limits = len(kinds) - 1 + half, -half
-    show(ax, grid, aspect="auto", extent=(0, columns, *limits))
+    toolkit.show(ax, grid, aspect="auto", extent=(0, columns, *limits))
     ax.set_yticks(range(len(kinds)), kinds)
     ax.set_title("An image and its reconstruction, in turn", fontsize=10)
     return limits
@@ -91,16 +79,13 @@ def bits(rate, distortion, label=None, images=None) -> Figure:
         The picture.
     """
     figure = Figure(figsize=(6.4 if images is None else 10.2, 5.2), layout="constrained")
-    left = figure if images is None else None
+    left = figure
     if images is not None:
         left, right = figure.subfigures(1, 2, width_ratios=(6.2, 4.0))
-        order, total = np.argsort(rate + distortion), rate + distortion
-        ends = {"Least bits in total": order[:EXTREMES], "Most bits in total": order[::-1][:EXTREMES]}
-        for part, (title, chosen) in zip(right.subfigures(2, 1), ends.items(), strict=True):
-            draw_titled(part, title, images[chosen], [signed(number) for number in total[chosen]])
+        draw_extremes(right, rate + distortion, images)
     ax = left.subplots()
     draw_points(ax, np.stack([rate, distortion], 1)[:DOTS], None if label is None else np.asarray(label)[:DOTS])
-    equal_sums(ax, "in total")
+    toolkit.equal_sums(ax, "in total")
     means = f"on average {signed(np.mean(rate), '.1f')} for z and {signed(np.mean(distortion), '.1f')} for x given z"
     ax.set_title(f"Bits of each test image, {means}", fontsize=10)
     ax.set(xlabel="Rate: KL(q(z|x) || p(z)), bits", ylabel="Distortion: −E log p(x|z), bits")
@@ -108,15 +93,16 @@ def bits(rate, distortion, label=None, images=None) -> Figure:
     return figure
 
 
-def draw_titled(figure, title, images, names):
-    """Images in two rows, each under its name."""
-    figure.suptitle(title, fontsize=10)
-    axes = figure.subplots(2, -(-EXTREMES // 2)).ravel()
-    for i, ax in enumerate(axes):
-        ax.set_visible(i < len(images))
-    for ax, image, name in zip(axes, images, names, strict=False):
-        show(ax, image_grid(image[None], 1))
-        ax.set_title(name, fontsize=9, pad=2)
+def draw_extremes(figure, total, images):
+    """The images with the least and with the most in total, as many each, under their totals."""
+    order, axes = np.argsort(total), figure.subplots(4, EXTREMES // 2).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for row, chosen in enumerate((order[:EXTREMES], order[::-1][:EXTREMES])):
+        for ax, number in zip(axes[row * EXTREMES :], chosen, strict=False):
+            ax.imshow(image_grid(images[number][None], 1), cmap="gray", vmin=0, vmax=1)
+            ax.set_title(signed(total[number]), fontsize=9, pad=2)
+    figure.suptitle("Bits in total: the least above, the most below", fontsize=10)
 
 
 def estimates(columns) -> Figure:
@@ -130,13 +116,13 @@ def estimates(columns) -> Figure:
     """
     count = len(columns)
     size = 4.6 if count == 1 else 2.7, 2.8
-    figure, axes = panels(2 * count, count, size, (0.8, 0.0), sharex=True, sharey="row")
+    figure, axes = toolkit.panels(2 * count, count, size, (0.8, 0.0), sharex=True, sharey="row")
     above, below = axes[:count], axes[count:]
     for i, (title, sources) in enumerate(columns.items()):
         for source, (draws, *values) in sources.items():
             for ax, value in zip((above[i], below[i]), values, strict=True):
                 error = value.std(0, ddof=min(1, len(value) - 1)) / len(value) ** 0.5
-                band(ax, draws, value.mean(0), 2 * error, **STYLES[source])
+                toolkit.band(ax, draws, value.mean(0), 2 * error, **STYLES[source])
         below[i].plot(draws, draws, color="0.6", linewidth=0.8, linestyle=":", label="all of them")
         above[i].set_title(title, fontsize=11)
         above[i].set(xscale="log")
@@ -146,7 +132,7 @@ def estimates(columns) -> Figure:
     above[0].set_ylabel("Estimate of log p(x), nats")
     above[0].set_ylim(bottom=lowest(columns))
     below[0].set_ylabel("Effective sample size")
-    legend(figure, "lower center", below[0], ncols=3)
+    toolkit.legend(figure, "lower center", below[0], ncols=3)
     return figure
 
 

@@ -84,9 +84,12 @@ def signed(number, form=".0f") -> str:
 def image_grid(x, columns) -> np.ndarray:
     """Images row by row in one array, values clipped to [0, 1].
 
-    Separators, and the cells that N leaves empty, are white. A channel axis of one is dropped.
+    Separators, and the cells that N leaves empty, are white. A channel axis of one is dropped. ValueError for what is
+    no image.
     """
     x = np.clip(np.asarray(x, np.float32), 0.0, 1.0)
+    if not (x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3))):
+        raise ValueError(f"cannot draw events of shape {x.shape[1:]}: (H, W), (H, W, 1), (H, W, 3) or (D,) wanted")
     x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
     num, height, width = x.shape[:3]
     rows, gap = math.ceil(num / columns), _gap(height, width)

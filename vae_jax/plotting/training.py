@@ -19,15 +19,14 @@ PANELS = {  # what a record holds -> the panel's title, and the sign that turns 
 }
 
 
-def training_curves(records, units: str = "nats") -> Figure:
-    """Loss and its two terms during training, per example: -elbo, or -objective where there is no ELBO, and
+def training_curves(records) -> Figure:
+    """Loss and its two terms during training, nats per example: -elbo, or -objective where there is no ELBO, and
 
         -elbo = -log_likelihood + kl.
 
     Args:
         records: the dicts of metrics.jsonl, `{"epoch", "step", "split", "elbo", ...}`; what is missing or not finite
             is left out.
-        units: the name of the unit.
 
     Returns:
         The picture; each panel's legend holds each split's last value.
@@ -41,7 +40,7 @@ def training_curves(records, units: str = "nats") -> Figure:
         title, sign = PANELS[name]
         _curves_panel(ax, {split: curve(records, split, time, name, sign) for split in SPLITS})
         ax.set_title(title, fontsize=11, loc="left", pad=24)  # the legend stands between title and axes
-        ax.set(xlabel=time.capitalize(), ylabel=f"{units} per example" if units == "nats" else units)
+        ax.set(xlabel=time.capitalize(), ylabel="nats per example")
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from vae_jax.plotting import toolkit
 from vae_jax.plotting.toolkit import BLUE, CLASS_COLORS, ORANGE, equal_sums, panels, plain
 from vae_jax.plotting.training import PANELS, curve, no_panel, robust_limits, shown_panels
-from vae_jax.reports.collect import ordered, spell
+from vae_jax.reports.collect import is_number, ordered, spell
 from vae_jax.reports.statistics import BETA, DISTORTION, RATE, standard_error
 from vae_jax.reports.tables import headed
 
@@ -62,10 +62,6 @@ def palette(values) -> list:
     if len(values) > 1 and all(map(is_number, values)):
         return [colormaps["viridis"](0.85 * i / (len(values) - 1)) for i in range(len(values))]
     return [COLORS[i % len(COLORS)] for i in range(max(len(values), 1))]
-
-
-def is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # Training curves.
@@ -169,18 +165,13 @@ def position(value, values, scale) -> float:
 
 
 def dress(ax, values, scale) -> None:
-    """Sets the scale of x, ticks at the values, and their labels as far as there is room."""
+    """Sets the scale of x, and ticks at the values, which are turned where they need room."""
     if scale in ("log", "symlog"):
         smallest = min(value for value in values if value > 0)
         ax.set_xscale(scale, **({"linthresh": smallest, "linscale": 0.5} if scale == "symlog" else {}))
     points = [position(value, values, scale) for value in values]
-    places = ax.transData.transform([(point, 1.0) for point in points])[:, 0]
-    room, last, texts = 0.085 * (max(places) - min(places)), -math.inf, []
-    for place, value in zip(places, values, strict=True):
-        fits = place - last >= room
-        texts.append(spell(value) if fits else "")
-        last = place if fits else last
-    turned = {"rotation": 25, "ha": "right"} if scale == "words" and sum(map(len, texts)) > 28 else {}
+    texts = [spell(value) for value in values]
+    turned = {"rotation": 25, "ha": "right"} if sum(map(len, texts)) > 28 else {}
     ax.set_xticks(points, texts, fontsize=9, **turned)
     ax.xaxis.set_minor_locator(NullLocator())
     if scale == "words":
@@ -201,15 +192,12 @@ def scale_of(values) -> str:
 
 # Rate and distortion.
 
-ABOVE = {"xytext": (6, 4), "ha": "left", "va": "bottom"}  # of a point, where text stands
-BELOW = {"xytext": (-6, -4), "ha": "right", "va": "top"}
-
 
 def rate_distortion(table, by=None) -> Figure:
     """KL against -E[log p(x|z)] on test, nats, with beta at the points; Alemi et al. (2018).
 
     Args:
-        table: what `make_table` gave. Where beta does not vary, a point bears the values of its setting.
+        table: what `make_table` gave.
         by: the key that colours stand for.
 
     Returns:
@@ -218,17 +206,16 @@ def rate_distortion(table, by=None) -> Figure:
     figure = Figure(figsize=(6.4 + (1.4 if len(table.keys) > 1 else 0), 4.8), layout="constrained")
     ax = figure.subplots()
     beta = table.keys.index(BETA) if BETA in table.keys else None
-    points = {"color": BLUE, "marker": "o", "linestyle": "none"}
-    drawn = [Line("", table.rows, points)] if beta is None else lines(table, BETA, by)
-    for i, line in enumerate(drawn):
+    for line in lines(table, BETA, by):
         rows = [row for row in line.rows if RATE in row.numbers and DISTORTION in row.numbers]
         rate, distortion = ([row.numbers[name] for row in rows] for name in (RATE, DISTORTION))
         places = [number.mean for number in rate], [-number.mean for number in distortion]
         errors = {"xerr": [n.stderr or 0.0 for n in rate], "yerr": [n.stderr or 0.0 for n in distortion]}
         ax.errorbar(*places, **errors, label=line.label, capsize=2, markersize=5, linewidth=1.2, **line.style)
         for row, *place in zip(rows, *places, strict=True):
-            shown = ", ".join(map(spell, row.setting)) if beta is None else f"β={spell(row.setting[beta])}"
-            ax.annotate(shown, place, **(ABOVE, BELOW)[i % 2], textcoords="offset points", fontsize=8, color="0.2")
+            if beta is not None:
+                shown = f"β={spell(row.setting[beta])}"
+                ax.annotate(shown, place, (6, 4), textcoords="offset points", fontsize=8, color="0.2")
     ax.margins(0.12)
     equal_sums(ax)
     ax.set(xlabel="Rate: KL(q || p), nats per example", ylabel="Distortion: −E[log p(x|z)], nats per example")

@@ -1,6 +1,7 @@
 """Run directories read, and what differs among them: the settings of a sweep are found, not declared."""
 
 import difflib
+import math
 import os
 from typing import NamedTuple
 
@@ -132,6 +133,10 @@ def spell(value) -> str:
     if isinstance(value, tuple):
         return ",".join(map(spell, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def spelled(keys, setting) -> str:

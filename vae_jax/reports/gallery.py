@@ -91,12 +91,6 @@ def draw_bits(dataset, test, terms, curves):
     return drawn
 
 
-def draw_unlike(kinds, errors, test_errors):
-    """What is reconstructed of images unlike the data."""
-    figure = likelihood_plots.off_manifold(kinds, errors, test_errors)
-    return {"off_manifold": (figure, "What is reconstructed of images unlike the data.")}
-
-
 def first(examples, count):
     """The first `count` of examples."""
     return jax.tree.map(lambda leaf: leaf[:count], examples)

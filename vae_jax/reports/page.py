@@ -42,15 +42,20 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
     config, summary = directory.read_config(root), directory.read_summary(root) or {}
     metrics, complete = directory.read_metrics(root), bool(summary.get("complete"))
     splits = summary.get("splits", {}) if complete else latest(metrics)
+    changed = {} if config_default is None else directory.differing(config_default, config)
+    environment = directory.read_environment(root)
+    command = f"<pre>{escape(environment['command'])}</pre>" if environment.get("command") else ""
+    hints = {
+        "Numbers": note("The latest of each, as logged in metrics.jsonl.") if not complete else "",
+        "Configuration": note("Marked: what differs from the default, with the default beside it.") if changed else "",
+        "Environment": command,
+    }
     sections = {
-        "Numbers": ("" if complete else note("The latest of each, as logged in metrics.jsonl.")) * bool(splits)
-        + numbers_table(splits),
+        "Numbers": numbers_table(splits),
         "Pictures": pictures(root / directory.FIGURES, summary.get("figures", {})),
-        "Configuration": config_table(
-            config, {} if config_default is None else directory.differing(config_default, config)
-        ),
+        "Configuration": nested_table(config, changed),
         "Data": nested_table(directory.read_info(root)),
-        "Environment": environment(directory.read_environment(root)),
+        "Environment": nested_table({k: v for k, v in environment.items() if k not in ("command", "argv")}),
     }
     template = string.Template(pathlib.Path(__file__).with_suffix(".html").read_text("utf-8"))
     page = template.substitute(
@@ -58,7 +63,11 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
         state="finished" if complete else "unfinished",
         facts=escape(facts(summary) if complete else progress(metrics)),
         headline=headline(splits) if complete else "",
-        sections="\n".join(f"<section><h2>{title}</h2>{s}</section>" for title, s in sections.items() if s),
+        sections="\n".join(
+            f"<section><h2>{title}</h2>{hints.get(title, '')}{inner}</section>"
+            for title, inner in sections.items()
+            if inner
+        ),
     )
     directory._replace(root / directory.REPORT, page)
     return root / directory.REPORT
@@ -66,15 +75,12 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
 
 def facts(summary):
     """How long, how large and from which checkpoint."""
-    parts = {
-        "epochs": ("{} epochs", lambda value: f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"),
-        "step": ("{} steps", "{:,}".format),
-        "train_seconds": ("{} of training", duration),
-        "num_params": ("{} parameters", "{:,}".format),
-        "selected": ("checkpoint: {}", str),
-    }
-    shown = {name: parts[name] for name in parts if summary.get(name) is not None}
-    return " · ".join(text.format(form(summary[name])) for name, (text, form) in shown.items())
+    parts = (
+        f"{summary['epochs']:,g} epochs",
+        f"{summary['step']:,} steps",
+        f"{duration(summary['train_seconds'])} of training",
+    )
+    return " · ".join([*parts, f"{summary['num_params']:,} parameters", f"checkpoint: {summary['selected']}"])
 
 
 def progress(metrics):
@@ -176,16 +182,6 @@ def picture(png, caption):
     data, caption = base64.b64encode(png).decode(), escape(caption)
     image = f'<img width="{width}" height="{height}" alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure{' class=broad' if width > 1.6 * height else ''}>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def config_table(config, changed):
-    intro = note("Marked: what differs from the default, with the default beside it.") if changed else ""
-    return intro + nested_table(config, changed)
-
-
-def environment(values):
-    command = f"<pre>{escape(values['command'])}</pre>" if values.get("command") else ""
-    return command + nested_table({key: value for key, value in values.items() if key not in ("command", "argv")})
 
 
 def nested_table(tree, changed=None):

@@ -17,18 +17,8 @@ import numpy as np
 
 from vae_jax.config import in_groups
 from vae_jax.errors import ReportError
-from vae_jax.reports.collect import (
-    ASIDE,
-    Run,
-    by_setting,
-    hashable,
-    meant,
-    of_the_seed,
-    ordered,
-    spell,
-    spelled,
-    varying,
-)
+from vae_jax.reports import collect
+from vae_jax.reports.collect import Run, spelled
 from vae_jax.runs.directory import flat
 
 NAMES = ("test.nll", "test.elbo", "test.kl", "test.active_units", "train_seconds")  # the columns if none are asked for
@@ -99,7 +89,7 @@ def require_names(runs, names) -> None:
     known = available(runs)
     for name in names:
         if name not in known:
-            way = meant(name, known) or f"there are {', '.join(known)}"
+            way = collect.meant(name, known) or f"there are {', '.join(known)}"
             raise ReportError(f"--y={name}: no run has measured it; {way}")
 
 
@@ -115,7 +105,7 @@ def make_table(runs, keys, names, against: str = "best") -> tuple[Table, list[st
     Returns:
         The table, and a line for every run that is there twice.
     """
-    groups, notes = by_setting(runs, keys)
+    groups, notes = collect.by_setting(runs, keys)
     over_seeds = any(len(group) > 1 for group in groups.values())
     values = []  # of each setting {name: {seed: entry}}; what no run has measured is absent
     for group in groups.values():
@@ -201,7 +191,7 @@ def remarks(runs, table, along) -> list[str]:
     if along:
         lines.append(f"{', '.join(along)}: what differs here goes with {' and '.join(table.keys)}")
     lines += unlike_configs(runs, table)
-    if not any(in_groups(key, ("data",)) for key in varying(runs) if key not in of_the_seed(runs)):
+    if not any(in_groups(key, ("data",)) for key in collect.varying(runs) if key not in collect.of_the_seed(runs)):
         lines += unlike("data", [run.info for run in runs], runs)
     relevant = lambda environment: {key: value for key, value in environment.items() if key not in INCIDENTAL}
     return [*lines, *unlike("environment", [relevant(run.environment) for run in runs], runs)]
@@ -221,7 +211,7 @@ def missing_numbers(table):
 def missing_settings(table):
     """Combinations of the settings' values that no run has."""
     present = {row.setting for row in table.rows}
-    axes = [ordered([row.setting[i] for row in table.rows]) for i in range(len(table.keys))]
+    axes = [collect.ordered([row.setting[i] for row in table.rows]) for i in range(len(table.keys))]
     whole = math.prod(map(len, axes))
     if whole - len(present) > LISTED:
         yield f"of {whole:,} combinations of values {len(present):,} have runs"
@@ -244,9 +234,9 @@ def missing_seeds(table):
 
 def unlike_configs(runs, table):
     """Keys across which numbers do not compare, and those that differ and are no part of a setting."""
-    seeds = of_the_seed(runs)
-    for key in varying(runs):
-        aside = in_groups(key, ASIDE)
+    seeds = collect.of_the_seed(runs)
+    for key in collect.varying(runs):
+        aside = in_groups(key, collect.ASIDE)
         if key not in seeds and not aside:
             yield from (f"{key} differs: {why}" for group, why in UNLIKE.items() if in_groups(key, (group,)))
         elif key != "seed" and key not in table.keys:
@@ -259,7 +249,7 @@ def unlike(what, dicts, runs):
     for key in dict.fromkeys(key for values in dicts for key in values):
         holders = {}
         for values, run in zip(dicts, runs, strict=True):
-            holders.setdefault(spell(hashable(values.get(key, "absent"))), []).append(run.path)
+            holders.setdefault(collect.spell(collect.hashable(values.get(key, "absent"))), []).append(run.path)
         if len(holders) > 1:
             (common, most), *rest = sorted(holders.items(), key=lambda item: -len(item[1]))
             others = "; ".join(f"{brief(value)} in {', '.join(paths)}" for value, paths in rest)

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from vae_jax.console import columns, decimals, measured
-from vae_jax.reports.collect import spell
+from vae_jax.reports.collect import is_number, spell
 from vae_jax.reports.statistics import CONFIDENCE, Number, Table, lookup
 
 LABELS = {"nll": "NLL", "elbo": "ELBO", "kl": "KL", "log_likelihood": "log p(x|z)", "train_seconds": "training"}
@@ -40,7 +40,7 @@ def means(table: Table) -> Grid:
     rows = []
     for i, row in enumerate(table.rows):
         numbers = [number_cell(row.numbers.get(name), units[name], table.best.get(name) == i) for name in table.names]
-        rows.append([*map(word, row.setting), Cell(str(len(row.runs))), *numbers])
+        rows.append([*words(row), Cell(str(len(row.runs))), *numbers])
     over_seeds = "Mean ± standard error over seeds"
     return Grid(over_seeds if table.over_seeds else "One seed, ± standard error over examples", header, rows)
 
@@ -52,8 +52,7 @@ def differences(table: Table, against: str = "best") -> Grid | None:
         return None
     header = [*table.keys, *(headed(table, name) for name in names)]
     rows = [
-        [*map(word, row.setting), *(difference_cell(table, i, name, against) for name in names)]
-        for i, row in enumerate(table.rows)
+        [*words(row), *(difference_cell(table, i, name, against) for name in names)] for i, row in enumerate(table.rows)
     ]
     interval = f"with {CONFIDENCE:.0%} confidence intervals (Student's t)"
     return Grid(f"Differences from the {against} setting, paired by seed, {interval}", header, rows)
@@ -79,8 +78,8 @@ def label(name) -> str:
     return f"{split} {text}".strip()
 
 
-def word(value) -> Cell:
-    return Cell(spell(value), is_number=isinstance(value, int | float) and not isinstance(value, bool))
+def words(row):
+    return [Cell(spell(value), is_number(value)) for value in row.setting]
 
 
 def number_cell(number, unit, best) -> Cell:
@@ -97,10 +96,8 @@ def difference_cell(table, i, name, against) -> Cell:
     found = table.rows[i].differences.get(name)
     if found is None:
         return Cell(ABSENT)
-    if found.low is None:
-        return Cell(f"{found.mean:+.4g} (1 pair)")
-    if not math.isfinite(found.low):
-        return Cell(f"{found.mean:+.4g}")
+    if found.low is None or not math.isfinite(found.low):
+        return Cell(f"{found.mean:+.4g}" + " (1 pair)" * (found.low is None))
     digits = decimals(found.high - found.mean)
     some = "" if found.count == len(table.rows[i].runs) else f" ({found.count} pairs)"
     values = f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
@@ -141,31 +138,19 @@ def latex(grid: Grid) -> str:
 
 
 def latex_cell(cell) -> str:
-    """Numbers in math, where a minus is one; words and units as text."""
     shown = latex_text(cell.text)
-    if cell.is_number:
-        parts = re.split(f"({AMOUNT})", cell.text)  # every second one is a number
-        shown = "".join("${}$".format(p.replace("±", r"\pm")) if i % 2 else latex_text(p) for i, p in enumerate(parts))
     return rf"{{\boldmath\textbf{{{shown}}}}}" if cell.best else shown
 
 
-FLOAT = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-AMOUNT = f"{FLOAT}(?: ± {FLOAT})?"
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"$|$",
-    "<": r"$<$",
-    ">": r"$>$",
-    "±": r"$\pm$",
-    ABSENT: "--",
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"|": r"$|$", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", ABSENT: "--"},
 }
 
 
 def latex_text(string) -> str:
-    """Text in which no character is a command."""
-    return "".join(SPECIAL.get(c, c) for c in string)
+    """Text in which no character is a command; the minus of a number is one."""
+    return re.sub(r"(?<![\w$])-(?=\d)", "$-$", "".join(SPECIAL.get(c, c) for c in string))
 
 
 def csv_table(table: Table) -> str:
