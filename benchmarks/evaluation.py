@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py                                  # needs pip install -e '.[bench]'
     python benchmarks/evaluation.py --only=ours,products             # without PyTorch
 
-A round of `ours` estimates log p(x) of so many images through `evaluate.likelihood_numbers`, as the end of a run does;
+A round of `ours` estimates log p(x) of so many images through `bounds.likelihood_numbers`, as the end of a run does;
 `products` decodes as many z by its matrix products alone, in blocks of the same size; pythae's model has networks of
 the same widths. Times are for one image; what 10,000 images take is 10,000 times that. Memory: the peak of the
 resident set of a process of its own while it estimates, above what it was before.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from networks import NETWORKS, binary_images, decoding_flop, shapes
-from rows import resident
+from per_datapoint import resident
 from side_by_side import Contender, deliver, ratio, serve, take_turns
 
 from vae_jax.keys import split_keys
@@ -30,17 +30,17 @@ def ours():
     """The importance-sampled log p(x) of a model as initialized: values differ from a trained one's, work does not."""
     import jax
 
-    from vae_jax import config as configs
+    from vae_jax.commands import configuration
     from vae_jax.data import datasets
     from vae_jax.evaluation import bounds
     from vae_jax.evaluation import examples as examples_module
     from vae_jax.models.model import make_model
     from vae_jax.parallel.devices import ONE_DEVICE
 
-    config = configs.default()
+    config = configuration.default()
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS[NETWORK]
     config.eval.num_samples, config.eval.chunk_images = SAMPLES, CHUNK
-    config = configs.validate(config)
+    config = configuration.validate(config)
     info = datasets.Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
     model = make_model(config, info)
     image = binary_images(1000).reshape(-1, 28, 28, 1).astype(np.float32)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from networks import NETWORKS, binary_images
-from rows import resident
+from per_datapoint import resident
 from side_by_side import deliver
 
 START = {"batch": 128, "samples": 1, "examples": 10_000}
@@ -31,6 +31,7 @@ def peak(batch, samples, examples):
     import jax
 
     from vae_jax import config as configs
+    from vae_jax.commands import configuration
     from vae_jax.data import datasets
     from vae_jax.data.order import steps_per_epoch
     from vae_jax.evaluation import bounds
@@ -42,11 +43,11 @@ def peak(batch, samples, examples):
 
     jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # the compiler is there before the count begins
     before = resident("VmRSS")
-    config = configs.default()
+    config = configuration.default()
     config.data.binarization, config.train.batch_size = "none", batch
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS["table1"]
     config.objective.name, config.objective.num_samples = "iwae", samples
-    config = configs.validate(config)
+    config = configuration.validate(config)
     image = binary_images(examples).reshape(-1, 28, 28, 1)
     dataset = datasets.assemble("synthetic", *[datasets.Split(image[:n]) for n in (examples, 1, 100)], {}, (0.0, 1.0))
     epoch_steps = steps_per_epoch(examples, configs.num_streams(config), batch)

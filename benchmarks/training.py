@@ -25,6 +25,7 @@ def ours(network, batch, binarization="none"):
     import jax
 
     from vae_jax import config as configs
+    from vae_jax.commands import configuration
     from vae_jax.data import datasets
     from vae_jax.data.order import steps_per_epoch
     from vae_jax.models.model import make_model
@@ -33,11 +34,11 @@ def ours(network, batch, binarization="none"):
     from vae_jax.training import setup as setups
     from vae_jax.training.optimizer import make_optimizer
 
-    config = configs.default()
+    config = configuration.default()
     config.data.binarization = binarization
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS[network]
     config.train.batch_size = batch
-    config = configs.validate(config)
+    config = configuration.validate(config)
     image = binary_images(COUNT).reshape(-1, 28, 28, 1)
     grey = image * np.random.default_rng(1).integers(1, 256, image.shape, np.uint8)
     image, value_range = (grey, (0.0, 255.0)) if binarization == "dynamic" else (image, (0.0, 1.0))

@@ -3,10 +3,9 @@
     python -m vae_jax.main --config=examples/own_family.py --workdir=runs/own
     python -m vae_jax.main --config=examples/own_family.py --workdir=runs/own --mode=evaluate
 
-POSTERIORS, OBJECTIVES and NETWORKS are dicts from name to function, and config.ALLOWED holds the names that a
-configuration may use: adding to both is all there is to it. Here q(z|x) is a Laplace distribution, the objective an
-importance-weighted bound with truncated weights, and the networks have skip connections. Other modes want the same
---config, and Python an import of this file, so that the names are there.
+POSTERIORS, OBJECTIVES and NETWORKS are dicts from name to function: adding to them is all there is to it. Here q(z|x)
+is a Laplace distribution, the objective an importance-weighted bound with truncated weights, and the networks have skip
+connections. Other modes want the same --config, and Python an import of this file, so that the names are there.
 """
 
 import math
@@ -15,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.distributions.basic import distribution, typed
 from vae_jax.models import families, networks
 from vae_jax.objectives.elbo import elbo_fn, importance_bound
@@ -44,9 +43,9 @@ class Laplace:
 
 
 def laplace_posterior(config):
-    """Rows that an encoder emits, or a table holds, and what they make."""
+    """What an encoder emits, or a table holds for each example, and the distribution it makes."""
     heads = {"mean": (config.latent_dim,), "log_std": (config.latent_dim,)}
-    return families.Posterior(heads, lambda weights, rows: Laplace(rows["mean"], rows["log_std"]))
+    return families.Posterior(heads, lambda weights, q_params: Laplace(q_params["mean"], q_params["log_std"]))
 
 
 def truncated(key, x, q, decode, prior=None, num_samples=1, *, kl="auto"):
@@ -93,17 +92,10 @@ def skip_decoder(config, event_shape, num_outputs):
 families.POSTERIORS["laplace"] = laplace_posterior
 OBJECTIVES["truncated"] = Objective(truncated)
 networks.NETWORKS["skip"] = networks.Architecture(skip_encoder, skip_decoder)
-for key, name in {
-    "model.posterior": "laplace",
-    "objective.name": "truncated",
-    "model.encoder": "skip",
-    "model.decoder": "skip",
-}.items():
-    configs.ALLOWED[key] = (*configs.ALLOWED[key], name)
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = configuration.default()
     config.data.name = "digits"
     config.data.binarization = "threshold"
     config.model.latent_dim, config.model.hidden = 8, (64,)

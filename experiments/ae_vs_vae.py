@@ -3,7 +3,7 @@
     python -m vae_jax.main --config=experiments/ae_vs_vae.py
     bash experiments/ae_vs_vae.sh
 
-The first trains the VAE; the second trains every variant, adds PCA and compares them, as `vae_jax/compare.py` says.
+The first trains the VAE; the second trains every variant and compares them with PCA, by `analysis/latent_spaces.py`.
 Two numbers code an image:
 
     linear_ae, deep_ae        a point mass for q, the reconstruction alone: without hidden layers, and with
@@ -22,7 +22,8 @@ sigma (Rybkin et al., 2021). It is one fixed number so that the ELBOs compare, a
 without end where training images are reproduced exactly.
 """
 
-from vae_jax import config as configs
+from vae_jax.commands.configuration import default
+from vae_jax.config import by_variant
 
 AUTOENCODER = {"model.posterior": "dirac", "objective.name": "autoencoder"}
 LINE = {
@@ -63,8 +64,8 @@ VARIANTS = MODELS | {"quick": {"train.epochs": 20}} | {f"mnist_{name}": MNIST | 
 
 
 def get_config(variant=""):
-    changes = configs.by_variant(variant, VARIANTS)
-    config = configs.default()
+    changes = by_variant(variant, VARIANTS)
+    config = default()
     config.data.binarization = "none"
     config.model.latent_dim = 2
     config.model.hidden = (128, 128)

@@ -30,5 +30,5 @@ for name in "${two[@]}" "${one[@]}"; do
     run "${PYTHON:-python}" -m vae_jax.main "--config=experiments/ae_vs_vae.py:$prefix$name" "--workdir=$OUT/$name" \
         ${flags[@]+"${flags[@]}"}
 done
-run "${PYTHON:-python}" -m vae_jax.compare "--out=$OUT/two" "${two[@]/#/$OUT/}"
-run "${PYTHON:-python}" -m vae_jax.compare "--out=$OUT/one" "${one[@]/#/$OUT/}"
+run "${PYTHON:-python}" experiments/analysis/latent_spaces.py "--out=$OUT/two" "${two[@]/#/$OUT/}"
+run "${PYTHON:-python}" experiments/analysis/latent_spaces.py "--out=$OUT/one" "${one[@]/#/$OUT/}"

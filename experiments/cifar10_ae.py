@@ -13,11 +13,12 @@ TFDS prepares the data. An .npz with x_train, x_test `[N, 32, 32, 3]` and perhap
     python -m vae_jax.main --config=experiments/cifar10_ae.py:quick --config.data.name=npz --config.data.path=FILE.npz
 """
 
-from vae_jax import config as configs
+from vae_jax.commands.configuration import default
+from vae_jax.config import by_variant
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = default()
     config.data.name = "cifar10"
     config.data.binarization = "none"
     config.model.latent_dim = 128
@@ -31,7 +32,7 @@ def get_config(variant=""):
     config.model.sigma = 0.125**0.5
     config.objective.name = "autoencoder"
     config.train.batch_size = 256
-    config.train.epochs = configs.by_variant(variant, {"": 500, "quick": 5})
+    config.train.epochs = by_variant(variant, {"": 500, "quick": 5})
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100

@@ -3,16 +3,17 @@
 python -m vae_jax.main --config=experiments/digits.py
 """
 
-from vae_jax import config as configs
+from vae_jax.commands.configuration import default
+from vae_jax.config import by_variant
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = default()
     config.data.name = "digits"
     config.model.latent_dim = 2
     config.model.hidden = (128, 128)
     config.train.batch_size = 100
-    config.train.epochs = configs.by_variant(variant, {"": 300, "quick": 20})
+    config.train.epochs = by_variant(variant, {"": 300, "quick": 20})
     config.train.log_every = 140
     config.train.eval_every = 20
     config.train.checkpoint_every = 100

@@ -6,16 +6,17 @@ Dynamic binarization, 59,600 training images, NLL from 5,000 samples on all 10,0
 after 3,280 epochs of Adam; here 100 epochs of Muon on a cosine. Settings were chosen on the 400 validation images.
 """
 
-from vae_jax import config as configs
+from vae_jax.commands.configuration import default
+from vae_jax.config import by_variant
 
 
 def get_config(variant=""):
-    config = configs.default()
+    config = default()
     config.data.name = "mnist"
     config.model.latent_dim = 50
     config.model.hidden = (200, 200)
     config.train.batch_size = 256
-    config.train.epochs = configs.by_variant(variant, {"": 100, "quick": 6})
+    config.train.epochs = by_variant(variant, {"": 100, "quick": 6})
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1.6e-2
     config.optimizer.momentum = 0.95

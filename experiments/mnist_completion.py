@@ -2,7 +2,8 @@
 
     python -m vae_jax.main --config=experiments/mnist_completion.py
     python -m vae_jax.main --config=experiments/mnist_completion.py:regressor
-    python -m vae_jax.completions --out=completions.png runs/mnist_completion runs/mnist_completion-regressor
+    python experiments/analysis/completions.py --out=completions.png \
+        runs/mnist_completion runs/mnist_completion-regressor
 
 After Sohn et al. (2015). The regressor is the same model without z: p(x|c) is the decoder of the upper half, so its
 bound is log p(x|c) itself and one sample measures it. NLLs are nats of the lower half. Network, optimizer and epochs
@@ -11,7 +12,7 @@ are those of experiments/mnist.py; experiments/mnist_completion.sh runs all thre
 
 from pathlib import Path
 
-from vae_jax import config as configs
+from vae_jax.config import by_variant, from_experiment
 
 CVAE = {"model.prior": "conditional", "model.upper_hidden": (200, 200)}
 REGRESSOR = {"model.latent_dim": 0, "eval.elbo_samples": 1, "eval.num_samples": 1}
@@ -19,9 +20,9 @@ VARIANTS = {"": CVAE, "regressor": REGRESSOR, "quick": CVAE, "quick_regressor": 
 
 
 def get_config(variant=""):
-    changes = configs.by_variant(variant, VARIANTS)
+    changes = by_variant(variant, VARIANTS)
     base = "quick" if variant.startswith("quick") else ""
-    config = configs.from_experiment(Path(__file__).with_name("mnist.py"), base)
+    config = from_experiment(Path(__file__).with_name("mnist.py"), base)
     config.data.condition = "upper"
     config.update_from_flattened_dict(changes)
     return config

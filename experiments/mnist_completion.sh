@@ -16,4 +16,4 @@ first=$runs/mnist_completion${cvae:+-$cvae} second=$runs/mnist_completion-$regre
 
 python -m vae_jax.main --config="$experiment${cvae:+:$cvae}" --workdir="$first" "$@"
 python -m vae_jax.main --config="$experiment:$regressor" --workdir="$second" "$@"
-python -m vae_jax.completions --out="$first/completions.png" "$first" "$second"
+python experiments/analysis/completions.py --out="$first/completions.png" "$first" "$second"

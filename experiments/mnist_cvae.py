@@ -10,7 +10,7 @@ The report shows samples of each class.
 
 from pathlib import Path
 
-from vae_jax import config as configs
+from vae_jax.config import by_variant, from_experiment
 
 VARIANTS = {
     "": {},
@@ -21,9 +21,9 @@ VARIANTS = {
 
 
 def get_config(variant=""):
-    changes = configs.by_variant(variant, VARIANTS)
+    changes = by_variant(variant, VARIANTS)
     base = "quick" if variant.startswith("quick") else ""
-    config = configs.from_experiment(Path(__file__).with_name("mnist.py"), base)
+    config = from_experiment(Path(__file__).with_name("mnist.py"), base)
     config.data.condition = "label"
     config.model.prior = "conditional"
     config.model.upper_hidden = ()

@@ -9,7 +9,7 @@ docs/results.md has the rest.
 
 from pathlib import Path
 
-from vae_jax import config as configs
+from vae_jax.config import by_variant, from_experiment
 
 VARIANTS = {
     "": {},
@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def get_config(variant=""):
-    changes = configs.by_variant(variant, VARIANTS)
-    config = configs.from_experiment(Path(__file__).with_name("mnist.py"))
+    changes = by_variant(variant, VARIANTS)
+    config = from_experiment(Path(__file__).with_name("mnist.py"))
     config.update_from_flattened_dict(changes)
     return config

@@ -2,17 +2,17 @@
 
     python -m vae_jax.main --config=experiments/mnist_per_datapoint.py
 
-Images are binarized once, since a row of the table describes q(z|x) of one fixed x. Compare with experiments/mnist.py
-at --config.data.binarization=fixed: same decoder, same bound, same steps.
+Images are binarized once, since an entry of the table describes q(z|x) of one fixed x. Compare with
+experiments/mnist.py at --config.data.binarization=fixed: same decoder, same bound, same steps.
 """
 
 from pathlib import Path
 
-from vae_jax import config as configs
+from vae_jax.config import from_experiment
 
 
 def get_config(variant=""):
-    config = configs.from_experiment(Path(__file__).with_name("mnist.py"), variant)
+    config = from_experiment(Path(__file__).with_name("mnist.py"), variant)
     config.data.binarization = "fixed"
     config.inference.kind = "per_datapoint"
     config.inference.start = "zeros"

@@ -7,11 +7,11 @@ Compare with experiments/mnist.py at --config.data.binarization=fixed: same deco
 
 from pathlib import Path
 
-from vae_jax import config as configs
+from vae_jax.config import from_experiment
 
 
 def get_config(variant=""):
-    config = configs.from_experiment(Path(__file__).with_name("mnist.py"), variant)
+    config = from_experiment(Path(__file__).with_name("mnist.py"), variant)
     config.data.binarization = "fixed"
     config.inference.kind = "semi_amortized"
     config.inference.steps = 5

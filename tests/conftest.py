@@ -68,6 +68,7 @@ def quick_compiler():
 def small_run(tmp_path_factory, quick_compiler):
     """small_run(name, changes) -> the directory of a small trained run on digits, trained once for each module."""
     from vae_jax import config as configs
+    from vae_jax.commands import configuration
     from vae_jax.training import train
 
     made = {}
@@ -81,7 +82,7 @@ def small_run(tmp_path_factory, quick_compiler):
             config.eval.max_examples, config.eval.train_examples = 40, 30
             config.update_from_flattened_dict(changes)
             made[name] = tmp_path_factory.mktemp("small") / name
-            train.train(configs.validate(config), made[name], 1)
+            train.train(configuration.validate(config), made[name], 1)
         return made[name]
 
     return make

@@ -9,12 +9,22 @@ from vae_jax.errors import (
     DataError,
     DeviceError,
     ReportError,
-    Mistake,
     RunError,
     TrainingError,
+    UserError,
 )
 
-ERRORS = (ConfigError, DataError, RunError, CheckpointError, DeviceError, ReportError, TrainingError, Mistake, OSError)
+ERRORS = (
+    ConfigError,
+    DataError,
+    RunError,
+    CheckpointError,
+    DeviceError,
+    ReportError,
+    TrainingError,
+    UserError,
+    OSError,
+)
 
 
 def raising(error):
@@ -54,7 +64,7 @@ def test_a_bar_on_the_terminal_is_wiped_away(capsys, monkeypatch):
 
 
 def test_arguments_that_are_wrong_are_one_line(capsys):
-    parser = Parser("report", "What it does.\n\n    an example")
+    parser = Parser("python -m vae_jax.report", "What it does.\n\n    an example")
     parser.add_argument("--out", required=True)
     for arguments in ([], ["--ou=x"], ["--out=x", "--more"]):
         with pytest.raises(SystemExit) as stopped:

@@ -17,6 +17,7 @@ from absl import flags
 
 from vae_jax import config as configs
 from vae_jax import main
+from vae_jax.commands import configuration
 from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import train
@@ -412,9 +413,18 @@ def test_an_unreadable_config_path_is_one_line(command, tmp_path):
         ("import nosuchmodule", ["line 5", "No module named 'nosuchmodule'"]),
         ("return open('/no/such/file')", ["line 5", "No such file", "/no/such/file"]),
         ("raise ValueError('two\\nlines')", ["line 5", "ValueError: two lines"]),
-        ("config = configs.default(); config.train.epochs = 'many'; return config", ["line 5", "'epochs'", "int"]),
-        ("config = configs.default(); config.train.epoch = 3; return config", ["config.train.epoch", "train.epochs?"]),
-        ("config = configs.default(); config.train.epochs = 0; return config", ["config.train.epochs = 0", ">= 1"]),
+        (
+            "config = configuration.default(); config.train.epochs = 'many'; return config",
+            ["line 5", "'epochs'", "int"],
+        ),
+        (
+            "config = configuration.default(); config.train.epoch = 3; return config",
+            ["config.train.epoch", "train.epochs?"],
+        ),
+        (
+            "config = configuration.default(); config.train.epochs = 0; return config",
+            ["config.train.epochs = 0", ">= 1"],
+        ),
         ("return {}", ["returned {}", "vae_jax.config.default()"]),
         ("pass", ["returned None", "vae_jax.config.default()"]),
     ],
@@ -536,7 +546,7 @@ def test_help_lists_every_key_with_its_default_and_meaning(command):
     text = " ".join(out.split())
     for flag in ("--config ", "--workdir ", "--mode ", "--devices ", "--init_from ", "--coordinator ", "--heartbeat "):
         assert flag in text
-    for key, value in configs.flat(configs.default()).items():
+    for key, value in configuration.keys().items():
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         assert re.search(rf"--config\.{re.escape(f'{key}={shown}')} (?!--)\S+", text), key
     for field, choices in configs.ALLOWED.items():

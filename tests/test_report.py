@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from vae_jax import config as configs
 from vae_jax import report
+from vae_jax.commands import configuration
 from vae_jax.reports import charts, collect, statistics, tables
 from vae_jax.runs import directory
 
@@ -29,7 +29,7 @@ def made_up(tmp_path):
     """make(name, {key: value}, {test number: value}) -> the directory of a finished run that was never trained."""
 
     def make(name, overrides=None, numbers=None, info=INFO, environment=ENVIRONMENT, complete=True, **top):
-        config = configs.default()
+        config = configuration.default()
         config.update_from_flattened_dict(overrides or {})
         path = tmp_path / name
         directory.open_run(path, config.to_dict(), info, environment)
@@ -458,12 +458,12 @@ def test_pictures_of_a_run_that_has_none_are_those_of_its_end(tmp_path, command,
 
     from vae_jax.training import train
 
-    config = configs.default()
+    config = configuration.default()
     small = {"data.num_train": 400, "model.latent_dim": 2, "model.hidden": (8,), "train.batch_size": 100}
     small |= {"train.epochs": 2, "eval.elbo_samples": 2, "eval.num_samples": 5, "eval.train_examples": 0}
     config.update_from_flattened_dict({**small, "figures.count": 4, "eval.max_examples": 60})
     run = tmp_path / "run"
-    summary = train.train(configs.validate(config), run)
+    summary = train.train(configuration.validate(config), run)
     drawn = {path.name: image.imread(path) for path in (run / "figures").iterdir()}
     assert {"curves.png", "reconstructions.png", "samples.png", "latent.png"} == set(drawn)
     shutil.rmtree(run / "figures")

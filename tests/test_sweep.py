@@ -14,6 +14,7 @@ from absl import flags
 
 from vae_jax import config as configs
 from vae_jax import sweep
+from vae_jax.commands import configuration
 from vae_jax.commands import flags as command
 from vae_jax.errors import DeviceError, RunError
 from vae_jax.parallel import devices
@@ -51,9 +52,9 @@ MANY = 1 << 40  # bytes
 
 def config_of(**changes):
     """The validated configuration SMALL with changes, written group__key=value."""
-    config = configs.default()
+    config = configuration.default()
     config.update_from_flattened_dict({**SMALL, **{name.replace("__", "."): v for name, v in changes.items()}})
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def members_in(directory, *changes):
@@ -158,7 +159,9 @@ def test_runs_that_differ_in_traced_keys_alone_are_one_structure(tmp_path):
 def test_traced_keys_are_not_compiled_in():
     """The program's text is the same whatever their values, and another for another width."""
     options = {"objective__name": "mmd", "optimizer__warmup_steps": 3}
-    other = {key.replace(".", "__"): 2 for key in setups.TRACED if type(configs.lookup(configs.default(), key)) is int}
+    other = {
+        key.replace(".", "__"): 2 for key in setups.TRACED if type(configs.lookup(configuration.default(), key)) is int
+    }
     other |= {key.replace(".", "__"): 0.5 for key in setups.TRACED if key.replace(".", "__") not in other}
     texts = []
     for changes in ({}, other, {"model__hidden": (9,)}):

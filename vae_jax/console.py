@@ -7,7 +7,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from vae_jax.errors import Mistake, RunError
+from vae_jax.errors import UserError
 
 QUIET_SECONDS = 15  # between plain progress lines
 RATE_SECONDS = 600  # over which the rate is taken; the first update, which compiled, never counts
@@ -121,7 +121,7 @@ def guarded(action, interrupted="interrupted"):
     sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
     try:
         return action()
-    except (Mistake, RunError, OSError) as error:  # an OSError: what cannot be read or written, and why
+    except (UserError, OSError) as error:  # an OSError: what cannot be read or written, and why
         fail(error)
     except KeyboardInterrupt:
         fail(interrupted, status=130)
@@ -135,11 +135,11 @@ def fail(message, status=2):
 
 
 class Parser(argparse.ArgumentParser):
-    """The arguments of `python -m vae_jax.NAME`, described by its module's text; errors in them are one line too."""
+    """The arguments of a command, `program`, described by its module's text; what is wrong is one line too."""
 
-    def __init__(self, name, text):
+    def __init__(self, program, text):
         layout = {"description": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(f"python -m vae_jax.{name}", allow_abbrev=False, **layout)
+        super().__init__(program, allow_abbrev=False, **layout)
 
     def error(self, message):
         fail(message)

@@ -25,7 +25,7 @@ def main(arguments=None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser("report", __doc__)
+    parser = Parser("python -m vae_jax.report", __doc__)
     listed = lambda text: [part for part in text.split(",") if part]
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument("--x", metavar="KEY", help="key of the configuration along the axis of the picture")

@@ -20,6 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.commands import flags as command
 from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
 from vae_jax.console import fail
@@ -67,16 +68,16 @@ def sweep():
 
 def read_grid(assignments, given):
     """{key: values} of 'KEY=VALUES' texts. Raises ConfigError for a key or value that a configuration cannot have."""
-    grid, defaults = {}, configs.flat(configs.default())
+    grid, keys = {}, configuration.keys()
     for assignment in assignments:
         key, _, text = assignment.partition("=")
-        if key not in defaults:
-            raise ConfigError(configs.unknown_key(key))
+        if key not in keys:
+            raise ConfigError(configs.unknown_key(key, keys))
         if configs.in_groups(key, configs.CHANGEABLE):
             raise ConfigError(f"--sweep.{key}: no run is another run by this key; use --config.{key}=VALUE")
         if key in grid or key in given:
             raise ConfigError(f"--sweep.{key}={text}: config.{key} is given twice")
-        grid[key] = read_values(key, text, defaults[key])
+        grid[key] = read_values(key, text, keys[key].default)
     return grid
 
 
@@ -119,7 +120,7 @@ def make_member(config, values):
     own = ConfigDict(config.to_dict())
     own.update_from_flattened_dict(values)
     workdir = Path(directory.default_workdir(command.config_path(), command.overrides() | values))
-    return configs.validate(own), Path(WORKDIR.value) / workdir.name if WORKDIR.value else workdir
+    return configuration.validate(own), Path(WORKDIR.value) / workdir.name if WORKDIR.value else workdir
 
 
 def idle(config, grid):

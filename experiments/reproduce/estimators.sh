@@ -2,7 +2,7 @@
 # Rainforth et al. (2018) and Tucker et al. (2019): signal-to-noise ratio of gradients against K at trained parameters,
 # encoder K^-1/2 for IWAE and K^1/2 for DReG, on digits with 2 latent dimensions and on MNIST with 50; and what DReG gains
 # over IWAE in NLL. The slopes hold for large K: the further q is from p(z|x), the larger. Where few of K draws carry any
-# weight they are out of reach; tests/test_estimators.py holds them on the papers' Gaussian toy.
+# weight they are out of reach; tests/evaluation/test_gradient_noise.py holds them on the papers' Gaussian toy.
 #
 #     experiments/reproduce/estimators.sh             IWAE and DReG at k = 1, 5, 50, 100 epochs each; K to 1,024
 #     QUICK=1 experiments/reproduce/estimators.sh     ten minutes on two cores: k = 5 alone, 3 epochs, NLL of 1,000 test
@@ -29,7 +29,7 @@ for k in $samples; do
 done
 run python -m vae_jax.main --config=experiments/digits.py --config.seed="${SEED:-0}" --workdir="$RUNS/digits" \
     --config.estimators.num_samples=4,16,64,256 --config.estimators.num_draws=1000 "$@"
-closed_form_update
+wait_for_runs
 [[ -f "$RUNS/digits/estimators.npz" ]] || run python -m vae_jax.main --mode=estimators --workdir="$RUNS/digits"
 [[ -f "$RUNS/iwae-k5/estimators.npz" ]] || run python -m vae_jax.main --mode=estimators --workdir="$RUNS/iwae-k5"
-finish python -m vae_jax.published --table=estimators --runs="$RUNS"
+finish python experiments/reproduce/published.py --table=estimators --runs="$RUNS"

@@ -20,11 +20,11 @@ for data in $sets; do
             --config.seed="${SEED:-0}" --workdir="$RUNS/$data-$posterior" "$@"
     done
 done
-closed_form_update
+wait_for_runs
 for data in $sets; do
     for posterior in normal flow; do
         workdir="$RUNS/$data-$posterior"
         [[ -f "$workdir/gaps.npz" ]] || run python -m vae_jax.main --mode=gaps --workdir="$workdir"
     done
 done
-finish python -m vae_jax.published --table=inference_gaps --runs="$RUNS"
+finish python experiments/reproduce/published.py --table=inference_gaps --runs="$RUNS"

@@ -3,7 +3,7 @@
 #
 #     experiments/reproduce/iwae_table1.sh             100 epochs each: for a GPU; on two cores k = 50 takes days
 #     QUICK=1 experiments/reproduce/iwae_table1.sh     ten minutes on two cores: k = 1 and 5, seven and three epochs, so that only
-#                                                      rows of one k can be compared; NLL of 1,000 test images
+#                                                      runs of one k can be compared; NLL of 1,000 test images
 #
 # DRY_RUN=1 prints the commands. Further arguments go to every training, say --config.data.manual_dir=DIR; SEED is 0.
 # docs/results.md has the quick numbers; the full setting waits for a GPU.
@@ -20,4 +20,4 @@ for layers in L1 L2; do
             --config.seed="${SEED:-0}" --workdir="$RUNS/$layers-$method" "$@"
     done
 done
-finish python -m vae_jax.published --table=iwae_table1 --runs="$RUNS"
+finish python experiments/reproduce/published.py --table=iwae_table1 --runs="$RUNS"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How q(z|x) is found: by an encoder, by a row for every example, by an encoder whose proposal is refined.
+# How q(z|x) is found: by an encoder, by parameters of its own for every example, by an encoder whose proposal is refined.
 # Each from the experiment file that tunes it: digits.py, digits_per_datapoint.py, digits_semi_amortized.py.
 set -euo pipefail
 . "$(dirname "$0")/run.sh"

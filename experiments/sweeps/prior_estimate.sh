@@ -8,4 +8,4 @@ for latent_dim in 2 5 10 20 50; do
     --workdir="$RUNS/latent_dim=$latent_dim"
 done
 
-finish python -m vae_jax.studies prior_estimate --out="$RUNS/prior_estimate.png" "${runs[@]}"
+finish python experiments/analysis/prior_estimate.py --out="$RUNS/prior_estimate.png" "${runs[@]}"

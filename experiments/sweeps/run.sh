@@ -45,15 +45,15 @@ run() {
   fi
 }
 
-# closed_form_update: waits for all runs in flight, before what is made of them.
-closed_form_update() {
+# wait_for_runs: waits for all runs in flight, before what is made of them.
+wait_for_runs() {
   while [ ${#pids[@]} -gt 0 ]; do sleep 0.1 && reap; done
 }
 
 # finish COMMAND...: waits for all runs, runs the report, tells what failed. Its status is 1 if anything did.
 finish() {
   [ "$DRY_RUN" = 0 ] || { show "$@" && return; }
-  closed_form_update
+  wait_for_runs
   echo
   local status=0
   "$@" || status=1

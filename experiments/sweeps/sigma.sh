@@ -11,4 +11,4 @@ run python -m vae_jax.main --config="$CONFIG" --config.data.binarization=none --
   --config.model.latent_dim=10 --config.model.sigma=0.3 --config.model.sigma_mode=optimal "$@" \
   --workdir="$RUNS/sigma=optimal"
 
-finish python -m vae_jax.studies sigma --out="$RUNS/sigma.png" "${runs[@]}"
+finish python experiments/analysis/sigma.py --out="$RUNS/sigma.png" "${runs[@]}"

@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
-from vae_jax.commands import arrays, diagnose, evaluate
+from vae_jax.commands import arrays, configuration, diagnose, evaluate
 from vae_jax.errors import ConfigError, DataError
 from vae_jax.runs import directory, load
 
@@ -131,7 +130,7 @@ def test_the_command_line_says_what_is_missing(flags, message):
 def test_gaps_of_a_model_without_a_bound_are_refused(run):
     with pytest.raises(ConfigError, match="dirac has no bound"):
         diagnose.gaps(run("autoencoder"), {}, 1)
-    no_z = configs.default()
+    no_z = configuration.default()
     no_z.model.latent_dim = 0
     with pytest.raises(ConfigError, match="latent_dim = 0 has no q"):
         diagnose.require_gaps(no_z, "runs/x")

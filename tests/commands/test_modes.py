@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds
@@ -38,11 +39,11 @@ class Info:
 
 @cache
 def small_model(kind="per_datapoint"):
-    config = configs.default()
+    config = configuration.default()
     config.model.latent_dim, config.model.hidden = 2, (4,)
     config.inference.kind, config.data.binarization = kind, "fixed"
     config.inference.update({"steps": 2, "step_size": 0.1, "start": "prior"})
-    return make_model(configs.validate(config), Info)
+    return make_model(configuration.validate(config), Info)
 
 
 IMAGE = (np.random.default_rng(0).uniform(size=(NUM_EXAMPLES, *Info.event_shape)) < 0.4).astype(np.float32)
@@ -65,7 +66,9 @@ def plain_rows():
 def make_step(kind="per_datapoint", optimizer=None, rows=None, axis=devices.NO_AXIS):
     """Plain SGD at rate 1, so that gradients can be read off what moved."""
     rows = rows if kind == "per_datapoint" else None
-    return step.make_train_step(small_model(kind), optimizer or optax.sgd(1.0), regularized.elbo, rows=rows, axis=axis)
+    return step.make_train_step(
+        small_model(kind), optimizer or optax.sgd(1.0), regularized.elbo, table_updates=rows, axis=axis
+    )
 
 
 @cache
@@ -270,7 +273,7 @@ def test_the_table_stays_where_it_is():
 
 def tiny(kind, **inference):
     """Four epochs of 5 steps on 160 binarized digits, a checkpoint every two epochs."""
-    config = configs.default()
+    config = configuration.default()
     config.data.update({"num_train": 160, "binarization": "fixed"})
     config.model.update({"latent_dim": 2, "hidden": (8,)})
     config.train.update({"batch_size": 32, "epochs": 4, "eval_every": 2, "checkpoint_every": 2})
@@ -278,7 +281,7 @@ def tiny(kind, **inference):
     config.eval.chunk_images = 40  # every split in chunks of one size: one compilation
     config.fit.update({"max_steps": 60, "window": 20, "num_samples": 2})
     config.inference.update({"kind": kind, "learning_rate": 0.1, "steps": 2, **inference})
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 class Killed(BaseException):
@@ -414,9 +417,9 @@ def test_what_cannot_work_is_refused_in_one_line():
         ({"binarization": "dynamic"}, r"per_datapoint keeps one q .*binarization=fixed"),
         ({}, r"start = encoder needs config\.inference\.encoder_run"),
     ):
-        config = configs.default()
+        config = configuration.default()
         config.data.update({"binarization": "fixed", **change})
         config.inference.update({"kind": "per_datapoint", "start": "zeros" if change else "encoder"})
         with pytest.raises(ConfigError, match=message) as caught:
-            configs.validate(config)
+            configuration.validate(config)
         assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets, feed
 from vae_jax.data import order as streams
 from vae_jax.errors import DataError
@@ -28,7 +29,7 @@ def make_config(**changes):
     config.eval.num_samples, config.eval.max_examples, config.eval.train_examples = 5, 20, 10
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-3
     config.update_from_flattened_dict(changes)
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def test_pieces_cover_every_step_once_and_straddle_no_window():

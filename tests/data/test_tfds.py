@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets, feed, files
 from vae_jax.data.tfds import Records
 from vae_jax.errors import DataError
@@ -175,13 +176,15 @@ def test_a_run_from_records_is_the_run(prepared, tmp_path, monkeypatch, quick_co
     monkeypatch.setattr(feed, "window_steps", lambda source: 2)
     found = {}
     for c.data.placement in ("device", "host"):
-        assert stays_on_host(setups.make_setup(configs.validate(c), 1)) == (c.data.placement == "host")
-        found[c.data.placement] = train.train(configs.validate(c), tmp_path / c.data.placement, 1)["splits"]
+        assert stays_on_host(setups.make_setup(configuration.validate(c), 1)) == (c.data.placement == "host")
+        found[c.data.placement] = train.train(configuration.validate(c), tmp_path / c.data.placement, 1)["splits"]
     for split in ("train", "test"):
         for name in ("elbo", "nll"):
             ours, theirs = (found[place][split][name]["value"] for place in ("host", "device"))
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert directory.run_status(tmp_path / "host", configs.validate(c).to_dict(), configs.CHANGEABLE) == "finished"
+    assert (
+        directory.run_status(tmp_path / "host", configuration.validate(c).to_dict(), configs.CHANGEABLE) == "finished"
+    )
 
 
 def test_a_record_that_goes_bad_while_training_is_one_line(prepared, tmp_path):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import bounds, generation, latent_space, summary
 from vae_jax.evaluation.examples import bits_per_dim, find_q_params, in_chunks, summarize
@@ -284,10 +284,10 @@ def test_summary_is_in_float64():
 @pytest.fixture(scope="module")
 def measured():
     """(numbers, the same measured again, examples): a model with random weights, 24 images in chunks of 10."""
-    config = configs.default()
+    config = configuration.default()
     config.model.hidden, config.model.latent_dim = (8,), 3
     config.eval.elbo_samples, config.eval.num_samples, config.eval.chunk_images = 5, 60, 500
-    model = make_model(configs.validate(config), SimpleNamespace(event_shape=(8, 8, 1), condition_shape=None))
+    model = make_model(configuration.validate(config), SimpleNamespace(event_shape=(8, 8, 1), condition_shape=None))
     rng = np.random.default_rng(0)
     x = (rng.uniform(size=(24, 8, 8, 1)) < rng.uniform(size=(8, 8, 1))).astype(np.float32)
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0), x)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
-from vae_jax.commands import diagnose
+from vae_jax.commands import configuration, diagnose
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.distributions.flows import CouplingFlow
 from vae_jax.errors import ConfigError
@@ -24,7 +23,7 @@ SHIFT, STRETCH = 0.3, 0.2  # how far the amortized q is off: its mean, and its l
 
 def make_config(**changes):
     """config.gaps, small; keys with dots as in config.gaps.ais.num_chains."""
-    config = configs.default()
+    config = configuration.default()
     small = {"num_examples": NUM, "elbo_samples": 2000, "num_samples": 2000, "chunk_images": 400}
     small |= {"flow.num_examples": 0, "ais.num_examples": 0, "ais.num_simulated": 0}
     small |= {
@@ -40,7 +39,7 @@ def make_config(**changes):
         for each in groups:
             group = group[each]
         group[name] = value
-    return configs.validate(config).gaps
+    return configuration.validate(config).gaps
 
 
 def make_toy(decode, latent, start_q_params):

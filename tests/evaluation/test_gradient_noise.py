@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from vae_jax import config as configs
-from vae_jax.commands import diagnose
+from vae_jax.commands import configuration, diagnose
 from vae_jax.distributions.basic import Normal
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import gradient_noise
@@ -189,7 +189,7 @@ def trained(tmp_path_factory, **changes):
     config.model.hidden, config.train.epochs, config.eval.num_samples, config.eval.train_examples = (8,), 1, 5, 0
     config.update_from_flattened_dict(changes)
     workdir = tmp_path_factory.mktemp("estimators") / "run"
-    train.train(configs.validate(config), workdir, 1)
+    train.train(configuration.validate(config), workdir, 1)
     return workdir
 
 
@@ -227,15 +227,15 @@ def test_the_mode_prints_saves_and_draws(run, capsys):
     ],
 )
 def test_runs_without_such_gradients_are_refused(changes, message):
-    config = configs.default()
+    config = configuration.default()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
-        diagnose.require_estimators(configs.validate(config), "RUN")
+        diagnose.require_estimators(configuration.validate(config), "RUN")
 
 
 def test_wrong_names_and_counts_are_refused():
     for key, value in (("names", ("iwae", "sgd")), ("names", ()), ("num_samples", (4, 4)), ("num_samples", (0, 1))):
-        config = configs.default()
+        config = configuration.default()
         config.estimators[key] = value
         with pytest.raises(ConfigError, match=rf"config.estimators.{key} = .*: expected "):
-            configs.validate(config)
+            configuration.validate(config)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal, kl_standard_normal
 from vae_jax.evaluation import true_posterior
 from vae_jax.models.model import Model
@@ -57,9 +57,9 @@ def test_refinement_comes_nearer_and_the_optimum_nearest(key):
     model = linear_model()._replace(
         encode=lambda params, x, condition=None: {"mean": exact(x).mean + 0.5, "log_std": exact(x).log_std}
     )
-    config = configs.default()
+    config = configuration.default()
     config.inference.step_size = 0.05
-    config = configs.validate(config)
+    config = configuration.validate(config)
     examples = {"image": x, "key": jax.random.split(key, 3)}
     log_p, log_qs, kls = true_posterior.compare(model, {}, examples, config.inference, config.fit)
     np.testing.assert_allclose(kls["amortized"], (0.5**2 * jnp.exp(-2 * exact(x).log_std)).sum(-1) / 2, rtol=1e-3)

@@ -1,50 +1,67 @@
-"""`python -m vae_jax.completions` on two small runs: numbers checked against the models, a picture, refusals."""
+"""experiments/analysis/completions.py on two small runs: numbers checked against the models, a picture, refusals."""
 
+import json
+import shutil
+from pathlib import Path
+
+import completions
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import completions
 from vae_jax.runs import directory, load
 from vae_jax.training import setup as setups
 
 TEST = 40
-KINDS = {
-    "draws": {"data.condition": "upper", "model.prior": "conditional", "model.latent_dim": 3},
-    "regressor": {"data.condition": "upper", "model.latent_dim": 0, "eval.num_samples": 1},
-    "labels": {"data.condition": "label"},
-    "elsewhere": {"data.condition": "upper", "model.latent_dim": 0, "eval.seed": 1},
-}
 
 
-@pytest.fixture(scope="module")
-def run(small_run):
-    """run(kind) -> the directory of a small trained run."""
-    return lambda kind: str(small_run(kind, KINDS[kind]))
+@pytest.fixture
+def run(trained, tmp_path):
+    """run(kind) -> the directory of a small trained run; 'reseeded' is a regressor measured by another seed."""
+
+    def run(kind):
+        if kind != "reseeded":
+            return str(tmp_path / "none") if kind == "none" else trained(kind)
+        path = Path(shutil.copytree(trained("regressor"), tmp_path / "reseeded")) / directory.CONFIG
+        config = json.loads(path.read_text())
+        config["eval"]["seed"] = 1
+        path.write_text(json.dumps(config))
+        return str(path.parent)
+
+    return run
 
 
 def test_both_are_measured_and_drawn(run, tmp_path, capsys):
     out = tmp_path / "both.png"
-    completions.main([f"--out={out}", run("draws"), run("regressor")])
+    completions.main([f"--out={out}", run("completion"), run("regressor")])
     shown = capsys.readouterr().out
     assert out.read_bytes()[:4] == b"\x89PNG" and str(out) in shown
     assert "nats given the upper half" in shown and "squared_error_best_of_10" in shown
 
 
-def test_the_numbers_are_those_of_the_models(run, tmp_path):
+def test_the_numbers_are_those_of_the_models(run):
     """NLLs are the summaries'; the regressor's error is its decoder's, and its best of ten the same: it has one."""
-    loaded = load.load_run(run("regressor"))
-    numbers = completions.compare(run("draws"), run("regressor"), tmp_path / "both.png")
-    for which in ("draws", "regressor"):
-        assert numbers[which]["nll"] == directory.read_summary(run(which))["splits"]["test"]["nll"]
+    runs = run("completion"), run("regressor")
+    loaded = load.load_run(runs[1])
     setup = setups.make_setup(loaded.config, 1)
     test = setups.split_of(setup, "test", TEST)
+    draws, regressor = (completions.numbers(path, *setups.reopen(path), test) for path in runs)
+    for found, path in zip((draws, regressor), runs, strict=True):
+        assert found["nll"] == directory.read_summary(path)["splits"]["test"]["nll"]
     mean = loaded.model.decode(loaded.params, jnp.zeros((1, TEST, 0)), test["condition"]).mean[0]
     expected = np.mean((np.asarray(mean) - test["image"]) ** 2)
     for name in ("squared_error", "squared_error_best_of_10"):
-        np.testing.assert_allclose(numbers["regressor"][name]["value"], expected, rtol=1e-5)
-    assert numbers["draws"]["squared_error_best_of_10"]["value"] < numbers["draws"]["squared_error"]["value"]
+        np.testing.assert_allclose(regressor[name]["value"], expected, rtol=1e-5)
+    assert draws["squared_error_best_of_10"]["value"] < draws["squared_error"]["value"]
+
+
+def test_squared_errors_by_hand():
+    """x = (0, 1); answers (0, 0), (1, 1), (0, 1): errors 1/2, 1/2, 0, and of the average (1/3, 2/3) 1/9."""
+    answers, x = np.float32([[[0, 0], [1, 1], [0, 1]]]), np.float32([[0, 1]])
+    for best, expected in ((1, 0.5), (2, 0.5), (3, 0.0)):
+        got = completions.squared_errors(answers, x, best)
+        np.testing.assert_allclose(got, [[1 / 9], [expected]], rtol=1e-6)
 
 
 def test_a_regressor_has_one_nll_and_no_encoder(run):
@@ -55,25 +72,28 @@ def test_a_regressor_has_one_nll_and_no_encoder(run):
     assert numbers["nll"]["unit"] == "nats given the upper half" and "active_units" not in numbers
     assert numbers["nll_bits_per_dim"]["unit"] == "bits/dim given the upper half"
     assert not jax.tree.leaves(load.load_run(run("regressor")).params["encoder"])
-    report = (completions.Path(run("regressor")) / directory.REPORT).read_text()
+    report = (Path(run("regressor")) / directory.REPORT).read_text()
     assert "nats given the upper half" in report and "The lower half predicted" not in report
-    assert directory.read_summary(run("labels"))["splits"]["test"]["nll"]["unit"] == "nats given the label"
+
+
+@pytest.mark.slow
+def test_nats_given_a_label_say_so(trained):
+    assert directory.read_summary(trained("labels"))["splits"]["test"]["nll"]["unit"] == "nats given the label"
 
 
 @pytest.mark.parametrize(
     "first, second, message",
     [
-        ("labels", "regressor", "draws no completions"),
+        ("vae", "regressor", "draws no completions"),
         ("regressor", "regressor", "draws no completions"),
-        ("draws", "draws", "has latent variables"),
-        ("draws", "elsewhere", "config.eval.seed differs"),
-        ("draws", None, "is not a run directory"),
+        ("completion", "completion", "has latent variables"),
+        ("completion", "reseeded", "other data, eval.seed = 0 and 1"),
+        ("completion", "none", "is not a run directory"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_named(run, tmp_path, capsys, first, second, message):
-    second = run(second) if second else str(tmp_path / "none")
     with pytest.raises(SystemExit) as stopped:
-        completions.main([f"--out={tmp_path / 'a.png'}", run(first), second])
+        completions.main([f"--out={tmp_path / 'a.png'}", run(first), run(second)])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and len(error.splitlines()) == 1
 
@@ -83,7 +103,7 @@ def test_runs_that_cannot_be_compared_are_named(run, tmp_path, capsys, first, se
     [
         (["a", "b"], "--out"),
         (["--out=a.pdf", "a", "b"], "expected FILE.png"),
-        (["--out=no/such/place/a.png", "a", "b"], "in a directory that exists"),
+        (["--out=/dev/null/a.png", "a", "b"], "a is not a run directory"),
         (["--out=a.png", "a"], "REGRESSOR"),
     ],
 )

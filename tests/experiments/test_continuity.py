@@ -1,10 +1,9 @@
 """Distances to real images, and points between and beside codes, against brute force."""
 
+import continuity
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-
-from vae_jax import continuity
 
 
 def test_the_nearest_image_is_that_of_brute_force():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.errors import ConfigError
 from vae_jax.parallel import devices
@@ -61,8 +61,8 @@ def test_the_docstring_says_the_command(path):
 @pytest.mark.parametrize("path, variant", CASES)
 def test_it_is_valid_and_the_same_each_time(path, variant):
     module = load(path)
-    config = configs.validate(module.get_config(variant))
-    assert config == configs.validate(module.get_config(variant))
+    config = configuration.validate(module.get_config(variant))
+    assert config == configuration.validate(module.get_config(variant))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -74,7 +74,7 @@ def test_an_unknown_variant_is_refused(path):
 @pytest.mark.parametrize("path, variant", CASES)
 def test_its_training_step_fits_synthetic_data_of_its_shape(path, variant, monkeypatch):
     """Traced, not compiled: shapes and types go through data, model, objective and optimizer and come back the same."""
-    config = configs.validate(load(path).get_config(variant))
+    config = configuration.validate(load(path).get_config(variant))
     monkeypatch.setattr(datasets, "load", synthetic)
     setup = setups.make_setup(config, 1)
     state = setups.abstract_state(setup)
@@ -105,15 +105,16 @@ def test_the_completion_script_trains_two_runs_and_draws_both(quick, tmp_path):
     command = ["bash", "experiments/mnist_completion.sh", *quick, "--config.seed=3"]
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNS": "some/runs"}
     done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
-    first, second, last = (line.split()[2:] for line in done.stdout.splitlines())
-    given = [dict(flag[2:].split("=", 1) for flag in flags) for flags in (first, second)]
+    first, second, last = (line.split() for line in done.stdout.splitlines())
+    given = [dict(flag[2:].split("=", 1) for flag in words[2:]) for words in (first, second)]
     trained = [flags["config"].partition(":") for flags in given]
     configurations = [load(ROOT / path).get_config(variant) for path, _, variant in trained]
     assert [config.model.latent_dim for config in configurations] == [50, 0]
     assert all(config.train.epochs == (6 if quick else 100) for config in configurations)
     assert all(flags["config.seed"] == "3" for flags in given)
     first, second = (flags["workdir"] for flags in given)
-    assert first != second and last == [f"--out={first}/completions.png", first, second]
+    script = "experiments/analysis/completions.py"
+    assert first != second and last == [script, f"--out={first}/completions.png", first, second]
 
 
 def test_a_typo_in_an_override_fails():

@@ -17,16 +17,17 @@ from pathlib import Path
 import pytest
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.runs import directory
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "experiments" / "sweeps").glob("*.sh") if path.name != "run.sh")
-STUDIES = {  # one run of each setting, and a picture of them: how many, and the command that draws it
-    "cifar10_ae": (4, "vae_jax.report"),
-    "prior_estimate": (5, "vae_jax.studies"),
-    "sigma": (7, "vae_jax.studies"),
+PICTURES = {  # one run of each setting, and a picture of them: how many, and the command that draws it
+    "cifar10_ae": (4, "python -m vae_jax.report"),
+    "prior_estimate": (5, "python experiments/analysis/prior_estimate.py"),
+    "sigma": (7, "python experiments/analysis/sigma.py"),
 }
-SWEEPS = [path for path in SCRIPTS if path.stem not in STUDIES]
+SWEEPS = [path for path in SCRIPTS if path.stem not in PICTURES]
 SEEDS = ROOT / "experiments" / "sweeps" / "seeds.sh"  # ten runs
 FAKE = r"""#!/usr/bin/env bash
 case $1 in *finished.py) exec "$REAL_PYTHON" "$@" ;; esac
@@ -114,26 +115,27 @@ def configured(command):
     flags.pop("workdir")
     for flag, text in flags.items():
         key = flag.removeprefix("config.")
-        kind = type(configs.flat(configs.default())[key])
+        kind = type(configuration.keys()[key])
         config.update_from_flattened_dict({key: kind(text)})
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def test_there_are_sweeps():
     names = {path.stem for path in SWEEPS}
     assert names == {"beta", "latent_size", "iwae", "inference", "optimizer", "seeds"}
-    assert {path.stem for path in SCRIPTS} - names == set(STUDIES)
+    assert {path.stem for path in SCRIPTS} - names == set(PICTURES)
     assert all(path.stat().st_mode & stat.S_IXUSR for path in SCRIPTS)
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_is_valid_runs_and_a_picture_of_all(name, tmp_path):
-    count, drawing = STUDIES[name]
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_of_valid_runs(name, tmp_path):
+    count, drawing = PICTURES[name]
     *runs, last = dry(ROOT / "experiments" / "sweeps" / f"{name}.sh", RUNS=str(tmp_path / "runs"))
     found = [configured(command) for command in runs]
     assert len({config.to_json_best_effort() for config in found}) == len(found) == count
     directories = [command[-1].removeprefix("--workdir=") for command in runs]
-    assert last[:3] == ["python", "-m", drawing] and last[-count:] == directories and len(set(directories)) == count
+    assert last[: len(drawing.split())] == drawing.split()
+    assert last[-count:] == directories and len(set(directories)) == count
 
 
 @pytest.mark.parametrize("config", ["experiments/digits.py", "experiments/mnist.py:quick"])

@@ -10,7 +10,7 @@ import scipy.stats
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets, preprocess
 from vae_jax.data.datasets import Info
 from vae_jax.distributions import flows, gaussians
@@ -36,13 +36,13 @@ GREY = ("continuous_bernoulli", "categorical", "logistic", "logistic_mixture", "
 
 def make_config(**changes):
     """A small config; changes are keys of config.model, or dotted."""
-    config = configs.default()
+    config = configuration.default()
     config.data.binarization = "none"
     config.model.update({"latent_dim": Z, "hidden": (6,), "upper_dim": 2, "upper_hidden": (5,), "components": 4})
     config.model.update({"flow_layers": 2, "flow_width": 8, "flow_context": 2, "levels": 16, "mixture_size": 3})
     for name, value in changes.items():
         config.update_from_flattened_dict({name.replace("__", ".") if "__" in name else f"model.{name}": value})
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def make(event_shape=(4, 4, 1), condition_shape=None, num_train=20, **changes):
@@ -225,9 +225,9 @@ def test_parameters_of_table_1_with_two_layers():
 
     q(z2|z1): 100*100+100 twice and two heads of 100*50+50; p(z1|z2): 50*100+100, 100*100+100, two heads of 100*100+100.
     """
-    config = configs.default()
+    config = configuration.default()
     config.model.update({"latent_dim": 100, "posterior": "two_layer", "prior": "two_layer"})
-    model = make_model(configs.validate(config), Info("test", (28, 28, 1), 10, 0, (0.0, 1.0), None))
+    model = make_model(configuration.validate(config), Info("test", (28, 28, 1), 10, 0, (0.0, 1.0), None))
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 28, 28, 1), np.float32))[0]
     count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     assert count(params["posterior"]) == 2 * 10_100 + 2 * 5_050
@@ -395,7 +395,7 @@ def test_no_z_and_no_condition_is_nothing():
 
 def test_conditions_of_the_data():
     """label: one-hot; upper: the lower rows given the upper ones, scaled to [0, 1]."""
-    config = configs.default().data
+    config = configuration.default().data
     plain = datasets.load(config)
     config.condition = "label"
     labelled = datasets.load(config)
@@ -411,7 +411,7 @@ def test_conditions_of_the_data():
 
 @pytest.mark.parametrize("condition, match", [("label", "has no labels"), ("upper", "are no images")])
 def test_data_without_what_a_condition_needs_are_refused(condition, match):
-    config = configs.default().data
+    config = configuration.default().data
     config.update({"name": "ppca", "binarization": "none", "condition": condition})
     with pytest.raises(DataError, match=match):
         datasets.load(config)

@@ -10,12 +10,11 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import examples
 from vae_jax.evaluation.examples import bound, fit_examples
 from vae_jax.keys import Use, example_keys, fold_in_each, split_keys
-from vae_jax.models import inference
 from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_q_params, refine
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives import regularized
@@ -92,7 +91,7 @@ def linear_model(kind):
 
     make_q = lambda params, rows: Normal(rows["mean"], rows["log_std"])
     settings = SimpleNamespace(steps=3, step_size=2e-2, momentum=0.5, clip_norm=5.0, stop_gradient=False)
-    infer = INFERENCES[kind](encode, make_q, settings)
+    infer = INFERENCES[kind].make(encode, make_q, settings)
     prior = lambda params, condition=None: StandardNormal((Z,))
     return Model(None, infer, partial(STARTS["zeros"], HEADS), make_q, encode, decode, prior)
 
@@ -111,7 +110,7 @@ def linear_training(kind, num_steps=2000):
     rate = lambda hyper, step: 0.03 * 0.5 * (1 + jnp.cos(jnp.pi * step / num_steps))
     rows = step.TableUpdates(optax.adam(1.0), rate) if kind == "per_datapoint" else None
     objective = partial(regularized.elbo, num_samples=16)
-    train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, rows=rows)
+    train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, table_updates=rows)
 
     def start(params):
         table = model.start_q_params(jax.random.split(jax.random.key(0), NUM_EXAMPLES))
@@ -254,7 +253,7 @@ def test_a_stale_window_calms_the_steps():
 def test_chunks_do_not_change_a_fit():
     """`evaluate.fit_examples` in chunks of 2 and of 5 examples (the last one filled up) gives the same rows."""
     world, model = make_world(rotated=False), linear_model("per_datapoint")
-    config = configs.validate(configs.default()).fit
+    config = configuration.validate(configuration.default()).fit
     examples = {"image": np.asarray(world.x, np.float32), "key": split_keys(0, "test", NUM_EXAMPLES)}
     fit = lambda size: fit_examples(
         model, linear_params(world), examples, config, size * config.num_samples, devices.ONE_DEVICE
@@ -300,11 +299,11 @@ class Info:
 @cache
 def small_model(kind="semi_amortized", **changes):
     """A Bernoulli model with tanh layers; refined by steps large enough to matter, some examples clipped."""
-    config = configs.default()
+    config = configuration.default()
     config.model.latent_dim, config.model.hidden = Z, (4,)
     config.inference.kind, config.data.binarization = kind, "fixed"
     config.inference.update({"step_size": 0.1, "momentum": 0.5, "clip_norm": CLIP, **changes})
-    return make_model(configs.validate(config), Info)
+    return make_model(configuration.validate(config), Info)
 
 
 CLIP = 2.0
@@ -445,8 +444,3 @@ def test_starts():
     assert (prior["log_std"] == 0).all()
     assert abs(prior["mean"].mean()) < 4 / np.sqrt(800) and abs(prior["mean"].std() - 1) < 4 / np.sqrt(1600)
     np.testing.assert_array_equal(STARTS["prior"](HEADS, keys[7:9])["mean"], prior["mean"][7:9])
-
-
-def test_names_are_those_of_the_config():
-    assert set(INFERENCES) == set(configs.ALLOWED["inference.kind"])
-    assert set(inference.STARTS) | {"encoder"} == set(configs.ALLOWED["inference.start"])

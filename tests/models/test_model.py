@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data.datasets import Info
 from vae_jax.distributions.basic import Bernoulli, Normal, StandardNormal
 from vae_jax.models import networks
@@ -21,9 +21,9 @@ SHAPES = [(8, 8, 1), (5,), (4, 4, 3)]
 
 
 def make_config(likelihood="bernoulli", hidden=(6, 4), **changes):
-    config = configs.default()
+    config = configuration.default()
     config.model.update({"likelihood": likelihood, "hidden": hidden, "latent_dim": Z, **changes})
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def make_info(event_shape):
@@ -54,7 +54,7 @@ def hidden_layers(params, h):
 
 def test_names_are_those_of_the_config():
     for field, table in [("posterior", POSTERIORS), ("prior", PRIORS), ("likelihood", LIKELIHOODS)]:
-        assert set(table) == set(configs.ALLOWED[f"model.{field}"])
+        assert configuration.keys()[f"model.{field}"].check.expected is table
 
 
 @pytest.mark.parametrize("event_shape", SHAPES)
@@ -157,7 +157,7 @@ def test_parameters_of_table_1(key):
     encoder  784*200+200 + 200*200+200 = 197,200 and two heads of 200*50+50 = 10,050:   217,300
     decoder  50*200+200 + 200*200+200 = 50,400 and 200*784+784 = 157,584:               207,984
     """
-    model = make_model(configs.validate(configs.default()), make_info((28, 28, 1)))
+    model = make_model(configuration.validate(configuration.default()), make_info((28, 28, 1)))
     params = jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32))[0]
     params = jax.tree.map(lambda leaf: np.empty(leaf.shape), params)
     assert [networks.count(params[name]) for name in ("encoder", "decoder")] == [217_300, 207_984]
@@ -236,7 +236,7 @@ def test_a_model_comes_back_from_json_without_its_data():
     _, params, x, z, _ = example("normal", sigma=0.5)
     saved = json.loads(json.dumps([config.to_dict(), info._asdict()]))
     assert isinstance(saved[0]["model"]["hidden"], list) and isinstance(saved[1]["event_shape"], list)
-    loaded = make_model(type(configs.default())(saved[0]), Info(**saved[1]))
+    loaded = make_model(type(configuration.default())(saved[0]), Info(**saved[1]))
     model = make_model(config, info)
     for name in ("mean", "log_std"):
         np.testing.assert_array_equal(loaded.encode(params, x)[name], model.encode(params, x)[name])

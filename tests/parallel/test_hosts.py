@@ -17,6 +17,7 @@ import pytest
 
 from vae_jax import config as configs
 from vae_jax import main
+from vae_jax.commands import configuration
 from vae_jax.errors import DeviceError, RunError
 from vae_jax.parallel import devices, processes
 from vae_jax.reports import page
@@ -144,7 +145,7 @@ def require_success(processes):
 def config_of(settings):
     config = configs.from_experiment(ROOT / "experiments/digits.py")
     config.update_from_flattened_dict(settings)
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 def state_at(workdir, step=None):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import generation
@@ -70,17 +70,9 @@ def test_completions_are_draws_from_each_examples_prior(conditional):
     assert np.abs(drawn[0, 0, :Z] - drawn[1, 0, :Z]).max() > 1e-3
 
 
-def test_squared_errors_by_hand():
-    """x = (0, 1); answers (0, 0), (1, 1), (0, 1): errors 1/2, 1/2, 0, and of the average (1/3, 2/3) 1/9."""
-    answers, x = np.float32([[[0, 0], [1, 1], [0, 1]]]), np.float32([[0, 1]])
-    for best, expected in ((1, 0.5), (2, 0.5), (3, 0.0)):
-        got = generation.completion_errors(answers, x, best)
-        np.testing.assert_allclose(got, [[1 / 9], [expected]], rtol=1e-6)
-
-
 def test_halves_make_the_image_again():
     """The originals are the test images, and what is given is their upper halves over grey."""
-    config = configs.default()
+    config = configuration.default()
     plain = datasets.load(config.data).test.image[:5] / 16
     config.data.condition = "upper"
     dataset = datasets.load(config.data)
@@ -102,7 +94,7 @@ def test_halves_make_the_image_again():
     ],
 )
 def test_the_picture_fits_the_condition(condition, event_shape, has_density, expected):
-    config = configs.default()
+    config = configuration.default()
     config.data.condition = condition
     dataset = SimpleNamespace(info=SimpleNamespace(event_shape=event_shape))
     model = make_model(STANDARD, False)._replace(has_density=has_density)

@@ -52,7 +52,9 @@ def mesh_of(count):
 
 
 def test_round_trip_keeps_every_bit_and_every_class(tmp_path):
-    state = make_state()._replace(table={"none": None, "q_params": jnp.zeros((0, 4)), "nan": jnp.asarray([jnp.nan, -0.0])})
+    state = make_state()._replace(
+        table={"none": None, "q_params": jnp.zeros((0, 4)), "nan": jnp.asarray([jnp.nan, -0.0])}
+    )
     checkpoint.save(tmp_path, 3, state)
     restored = checkpoint.restore(tmp_path, state)
     assert_same(restored, state)

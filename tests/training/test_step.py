@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import order as streams
 from vae_jax.distributions.basic import bernoulli_log_prob, kl_standard_normal
 from vae_jax.errors import DeviceError
@@ -28,9 +28,9 @@ class Info:
 
 @pytest.fixture
 def model():
-    config = configs.default()
+    config = configuration.default()
     config.model.latent_dim, config.model.hidden = 3, (8,)
-    return make_model(configs.validate(config), Info)
+    return make_model(configuration.validate(config), Info)
 
 
 @pytest.fixture

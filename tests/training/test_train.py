@@ -11,11 +11,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from vae_jax import config as configs
 from vae_jax import console
+from vae_jax.commands import configuration
 from vae_jax.errors import TrainingError
 from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import optimizer, train
 from vae_jax.training import setup as setups
+from vae_jax.training.optimizer import OPTIMIZERS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,12 +55,12 @@ SGD = {"optimizer__name": "sgd", "optimizer__momentum": 0.0, "optimizer__learnin
 
 def small(**changes):
     """The validated configuration SMALL with changes, written group__key=value."""
-    config = configs.default()
+    config = configuration.default()
     for field, value in {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}}.items():
         group, _, name = field.rpartition(".")
         owner = configs.lookup(config, group) if group else config
         owner[name] = value
-    return configs.validate(config)
+    return configuration.validate(config)
 
 
 @pytest.fixture
@@ -243,7 +245,7 @@ def test_a_terminal_shows_epoch_objective_elbo_speed_and_time_left(fit_only, tmp
     assert shown.count(", valid: elbo") == 3
 
 
-@pytest.mark.parametrize("name", configs.ALLOWED["optimizer.name"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_every_parameter_finitely(name):
     """Two updates of a model's own parameters, whose matrices and vectors muon treats apart."""
     config = small(

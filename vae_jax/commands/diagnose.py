@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import console
+from vae_jax.commands.configuration import changed
 from vae_jax.commands.evaluate import save
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import summary
 from vae_jax.evaluation.examples import with_q_params
 from vae_jax.models import inference
-from vae_jax.models.families import DRAWS_ONLY
+from vae_jax.models.model import families_of
 from vae_jax.parallel import devices
 from vae_jax.runs import directory
 from vae_jax.training import setup as setups
@@ -31,7 +32,7 @@ def gaps(workdir, overrides, num_devices=0):
     from vae_jax.plotting import diagnostics as diagnostic_plots  # which needs blackjax
 
     workdir = Path(workdir)
-    setup, params = reopen(workdir, overrides, num_devices)
+    setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_gaps(setup.config, workdir)
     config, spread = setup.config.gaps, devices.spread(setup.mesh)
     console.write(f"gaps of {workdir}: {config.num_examples} test examples")
@@ -39,7 +40,7 @@ def gaps(workdir, overrides, num_devices=0):
     examples = with_q_params(setup.model, params, examples, setup.config, spread)
     numbers, values = gaps.measure_gaps(setup.model, params, examples, config, spread, Stages())
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
-    draws_only = setup.config.model.posterior in DRAWS_ONLY
+    draws_only = not setup.model.density_anywhere
     if setup.config.model.latent_dim == 2 and setup.config.inference.kind != "per_datapoint" and not draws_only:
         pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
     numbers = summary.name_condition(numbers, examples, setup.config)
@@ -55,7 +56,7 @@ def estimators(workdir, overrides, num_devices=0):
     from vae_jax.plotting import diagnostics as diagnostic_plots
 
     workdir = Path(workdir)
-    setup, params = reopen(workdir, overrides, num_devices)
+    setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_estimators(setup.config, workdir)
     config, given = setup.config.estimators, ("image", "index", "condition")
     examples = setups.split_of(setup, "train", config.num_examples)
@@ -79,7 +80,7 @@ def require_estimators(config, workdir):
         raise ConfigError(f"--mode=estimators needs an encoder: {workdir} has inference.kind = per_datapoint")
     if posterior == "dirac":
         raise ConfigError(f"--mode=estimators needs a bound: {workdir} has model.posterior = dirac, an autoencoder")
-    if posterior in DRAWS_ONLY and asked & {"stl", "dreg"}:
+    if not families_of(config.model)[0].density_anywhere and asked & {"stl", "dreg"}:
         raise ConfigError(
             f"--mode=estimators: stl and dreg need the density of q at any z, and {workdir} has model.posterior = "
             f"{posterior}: use --config.estimators.names=elbo,iwae"
@@ -95,7 +96,7 @@ def require_gaps(config, workdir):
     posterior, measured = config.model.posterior, config.gaps.ais.num_examples or config.gaps.ais.num_simulated
     if posterior in NO_GAPS:
         raise ConfigError(f"--mode=gaps cannot measure {workdir}: config.model.posterior = {NO_GAPS[posterior]}")
-    if posterior in DRAWS_ONLY and measured and "q" in config.gaps.ais.starts:
+    if not families_of(config.model)[0].density_anywhere and measured and "q" in config.gaps.ais.starts:
         raise ConfigError(
             f"--mode=gaps: AIS cannot start from config.model.posterior = {posterior}, whose density is known at its "
             "own draws only: use --config.gaps.ais.starts=prior"

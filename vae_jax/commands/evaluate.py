@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import default
+from vae_jax.commands.configuration import changed, default
 from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
 from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
 from vae_jax.evaluation.summary import measure_further
@@ -22,7 +22,7 @@ UNLIKE = 20  # images of each kind off the manifold
 def evaluate(workdir, overrides, num_devices=0):
     """Measures and draws everything there is of a trained run; saves it with the run's own numbers and prints them."""
     workdir = Path(workdir)
-    setup, params = reopen(workdir, overrides, num_devices)
+    setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     numbers, drawn = measure_and_draw(setup, params, workdir)
     for split, entries in numbers.items():
         save(workdir, split, entries, drawn if split == "test" else {})
@@ -79,7 +79,7 @@ def measure_unlike(setup, params, test, spread):
 def draw_run(workdir):
     """The pictures of a run's end for a run that was finished without them, and its report; returns {name: caption}."""
     workdir = Path(workdir)
-    setup, params = reopen(workdir, {})
+    setup, params = reopen(workdir)
     config, codes = setup.config, setups.training_codes(setup, params, setups.trained_table(setup, workdir))
     shown = 0 if config.model.latent_dim == 2 else max(gallery.PAIRS, config.figures.count)  # the scatter shows all
     test = setups.run_examples(setup, params, "test", min(filter(None, (shown, config.eval.max_examples)), default=0))

@@ -2,7 +2,6 @@
 
 import getpass
 import importlib.metadata
-import inspect
 import os
 import pathlib
 import platform
@@ -17,6 +16,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as configs
 from vae_jax import console
+from vae_jax.commands import configuration
 from vae_jax.console import fail
 from vae_jax.errors import ConfigError
 
@@ -58,7 +58,7 @@ def asked_config():
     """The validated configuration of --config, with its overrides."""
     if INIT_FROM.value:
         CONFIG.value.init_from = INIT_FROM.value
-    return configs.validate(CONFIG.value)
+    return configuration.validate(CONFIG.value)
 
 
 def config_path():
@@ -87,7 +87,7 @@ def parse(arguments, help_text):
         positional = flags.FLAGS(arguments)
         if flags.FLAGS["config"].present:
             getattr(CONFIG.value, "seed", None)  # raises what the experiment file raised, if that was an OSError
-            configs.validate(CONFIG.value)
+            configuration.validate(CONFIG.value)
         return positional
     except Exception as error:  # an experiment file is anybody's code and may raise anything
         fail(explain(error, arguments))
@@ -97,8 +97,8 @@ def require_known_keys(arguments):
     """Raises ConfigError at the first --config.KEY that is neither a key nor a group of keys."""
     for argument in arguments[1:]:
         found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if found and not any(configs.in_groups(key, (found[1],)) for key in configs.flat(configs.default())):
-            raise ConfigError(configs.unknown_key(found[1]))
+        if found and not any(configs.in_groups(key, (found[1],)) for key in configuration.keys()):
+            raise ConfigError(configs.unknown_key(found[1], configuration.keys()))
 
 
 def explain(error, arguments):
@@ -108,8 +108,8 @@ def explain(error, arguments):
     if spelled and not os.path.isfile(path):
         return f"--config={path}: there is no such file; an experiment file is meant, say experiments/digits.py"
     wrong_type = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
-    if wrong_type and wrong_type[1] in configs.flat(configs.default()):
-        expected = configs.TYPE_NAMES[type(configs.flat(configs.default())[wrong_type[1]])]
+    if wrong_type and wrong_type[1] in configuration.keys():
+        expected = configs.TYPE_NAMES[type(configuration.keys()[wrong_type[1]].default)]
         return f"config.{wrong_type[1]} = {wrong_type[2]!r}: expected {expected}"
     for cause in causes(error):
         lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == path]
@@ -135,7 +135,10 @@ def causes(error):
 def help_text(doc, shown):
     """A command's docstring, its flags, and every key of the configuration with its default and meaning."""
     rows = [(f"--{flag.name}", flags.FLAGS[flag.name].help) for flag in shown]
-    keys = [(f"--config.{key}={value}", meaning) for key, value, meaning in config_keys()]
+    keys = [
+        (f"--config.{name}={configuration.spelled(key.default)}", configuration.described(key))
+        for name, key in configuration.keys().items()
+    ]
     columns = min(max(shutil.get_terminal_size().columns, 80), 120)
     title = "Keys of the configuration, with their defaults:"
     return "\n".join([doc, "Flags:", *columned(rows, columns), "", title, *columned(keys, columns)])
@@ -148,21 +151,6 @@ def columned(rows, columns):
         textwrap.fill(meaning or "-", columns, initial_indent=f"  {name}".ljust(left), subsequent_indent=" " * left)
         for name, meaning in rows
     ]
-
-
-def config_keys():
-    """(key, default, meaning) of every key, in the order of the file config.py, whose comments are the meanings."""
-    values = configs.flat(configs.default())
-    for entry in re.split(r"\n    (?=config\.)", inspect.getsource(configs)):
-        entry = entry.partition("\n\n")[0]
-        key = re.match(r"(?:config\.)?(\S*)", entry)[1]
-        if key not in values:
-            continue
-        value = ",".join(map(str, values[key])) if isinstance(values[key], tuple) else str(values[key])
-        meaning = " ".join(re.findall(r"# (.*)", entry))
-        allowed = configs.ALLOWED.get(key, ())
-        listed = all(re.search(rf"\b{choice}\b", f"{meaning} {value}") for choice in allowed)
-        yield key, value, meaning if listed else f"{meaning}; one of {', '.join(allowed)}"
 
 
 SWITCH = "VAE_JAX_COMPILATION_CACHE"

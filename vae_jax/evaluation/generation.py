@@ -78,12 +78,3 @@ def completions(model, params, chunk, count):
     keys, condition = fold_each(chunk["key"], Use.COMPLETION), chunk["condition"]
     z = sample_each_prior(model, params, keys, count, condition)
     return jnp.swapaxes(model.decode(params, z, condition).mean, 0, 1)
-
-
-@partial(jax.jit, static_argnums=2)
-def completion_errors(answers, x, best):
-    """Of answers `[B, count, *event]` to x `[B, *event]`, means over elements `[B]`: (of their average, of the best of
-    the first `best`)."""
-    answers, x = answers.reshape(*answers.shape[:2], -1), x.reshape(len(x), 1, -1)
-    error = lambda answers: ((answers - x) ** 2).mean(-1)
-    return error(answers.mean(1, keepdims=True))[:, 0], error(answers[:, :best]).min(1)

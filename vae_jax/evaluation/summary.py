@@ -5,7 +5,6 @@ from vae_jax.evaluation import bounds, latent_space
 from vae_jax.evaluation.examples import conditional_on, summarize
 from vae_jax.evaluation.generation import squared_error
 from vae_jax.evaluation.latent_space import active_units
-from vae_jax.models.families import DRAWS_ONLY
 
 GIVEN = {"label": "the label", "upper": "the upper half"}  # config.data.condition -> what a number is conditional on
 
@@ -50,6 +49,6 @@ def measure_further(model, params, examples, config, spread):
     """`measure_all`, and the numbers of the aggregate posterior where q has a density at others' draws."""
     rest = (model, params, examples, config.eval, spread)
     numbers = measure_all(model, params, examples, config, spread) | latent_space.further_numbers(*rest)
-    if config.model.latent_dim and config.model.posterior not in ("dirac", *DRAWS_ONLY):
+    if model.latent_dim and model.has_density and model.density_anywhere:
         numbers |= latent_space.mixture_numbers(*rest)
     return numbers

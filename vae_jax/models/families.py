@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vae_jax.config import POSITIVE, WIDTHS, Key, at_least, declares, one_of
 from vae_jax.distributions import flows, gaussians
 from vae_jax.distributions.basic import Bernoulli, Normal, StandardNormal
 from vae_jax.distributions.likelihoods import (
@@ -22,6 +24,7 @@ from vae_jax.distributions.likelihoods import (
     DiscretizedLogistic,
     LogisticMixture,
 )
+from vae_jax.errors import ConfigError
 from vae_jax.models import networks
 
 SMALL = 0.01  # noise that tells equal pseudo-inputs apart
@@ -34,13 +37,18 @@ class Posterior(NamedTuple):
     has_density: bool = True  # False: a point mass, whose bound is minus infinity
     density_anywhere: bool = True  # False: known at its own draws only
     layered: bool = False  # z is a dict of arrays, one for each layer
+    factorizes: bool = False  # q(z|x) = prod_j q(z_j|x), diagonal Gaussians
+    least_dim: int = 0  # of z
 
 
 class Prior(NamedTuple):
     make: Callable  # (weights, condition, encode) -> p(z); encode: x -> q_params
     init: Callable = lambda key, x_init, condition: {}
     conditional: bool = False  # one p for each example: a batch shape of [B]
-    standard_normal: bool = False
+    standard_normal: bool = False  # N(0, I)
+    layered: bool = False  # z is a dict of arrays, one for each layer
+    needs_encoder: bool = False  # and an encoder that sees no condition
+    least_dim: int = 0  # of z
 
 
 class Likelihood(NamedTuple):
@@ -51,6 +59,17 @@ class Likelihood(NamedTuple):
     closed_form_update: Callable = lambda new, old, gradient: new  # its weights after a step: see `optimal_sigma`
 
 
+# ---- keys that several families share
+
+FLOW_LAYERS = Key(4, "of a flow, posterior or prior", at_least(1))
+FLOW_WIDTH = Key(100, "of the hidden layer in each coupling or autoregressive layer", at_least(1))
+COMPONENTS = Key(10, "of a mixture prior, or pseudo-inputs of a vamp prior", at_least(1))
+LEVELS = Key(256, "of an image's values, for categorical, logistic, logistic_mixture and beta_binomial", at_least(2))
+LAYERS = {
+    "upper_dim": Key(50, "two_layer: numbers in z2", at_least(1)),
+    "upper_hidden": Key((100, 100), "two_layer: widths from z1 to z2; mirrored from z2, or a condition, to z1", WIDTHS),
+}
+
 # ---- posteriors
 
 
@@ -59,13 +78,14 @@ def gaussian_heads(config):
 
 
 def normal_posterior(config):
-    return Posterior(gaussian_heads(config), lambda weights, q_params: Normal(q_params["mean"], q_params["log_std"]))
+    make = lambda weights, q_params: Normal(q_params["mean"], q_params["log_std"])
+    return Posterior(gaussian_heads(config), make, factorizes=True)
 
 
 def full_normal_posterior(config):
     """The entries below the diagonal come in a vector, divided by sqrt(Z): all of them count like one number."""
     dim = config.latent_dim
-    where = jnp.tril_indices(dim, -1)
+    where = np.tril_indices(dim, -1)
 
     def make(weights, q_params):
         lower = jnp.zeros((*q_params["mean"].shape, dim))
@@ -77,11 +97,13 @@ def full_normal_posterior(config):
     return Posterior(gaussian_heads(config) | lower, make)
 
 
+@declares(rank=Key(2, "low_rank: columns of the factor beside the diagonal", at_least(1)))
 def low_rank_posterior(config):
     make = lambda weights, q_params: gaussians.LowRankNormal(q_params["mean"], q_params["log_std"], q_params["factor"])
     return Posterior(gaussian_heads(config) | {"factor": (config.latent_dim, config.rank)}, make)
 
 
+@declares(flow_layers=FLOW_LAYERS)
 def planar_posterior(config):
     def make(weights, q_params):
         return flows.PlanarFlow(q_params["mean"], q_params["log_std"], {name: q_params[name] for name in "wvb"})
@@ -91,18 +113,23 @@ def planar_posterior(config):
     return Posterior(heads, make, density_anywhere=False)
 
 
-def shared_flow(family, init, density_anywhere=True):
+FLOW_CONTEXT = Key(50, "coupling and iaf posteriors: numbers that the encoder tells the flow of each x", at_least(0))
+
+
+def shared_flow(family, init, density_anywhere=True, least_dim=0):
     """A flow whose network all examples share; what it sees of each is its own context."""
 
+    @declares(flow_layers=FLOW_LAYERS, flow_width=FLOW_WIDTH, flow_context=FLOW_CONTEXT)
     def posterior(config):
         make = lambda weights, q_params: family(q_params["mean"], q_params["log_std"], q_params["context"], weights)
         size = (config.latent_dim, config.flow_layers, config.flow_width, config.flow_context)
         heads = gaussian_heads(config) | {"context": (config.flow_context,)}
-        return Posterior(heads, make, lambda key: init(key, *size), density_anywhere=density_anywhere)
+        return Posterior(heads, make, lambda key: init(key, *size), True, density_anywhere, least_dim=least_dim)
 
     return posterior
 
 
+@declares(**LAYERS)
 def two_layer_posterior(config):
     """q(z1|x) from q_params, q(z2|z1) by a network that all examples share. z1 is latent_dim, z2 upper_dim long."""
     upper, normal = upper_network(config, config.upper_hidden, config.upper_dim)
@@ -132,13 +159,11 @@ POSTERIORS = {
     "full_normal": full_normal_posterior,
     "low_rank": low_rank_posterior,
     "planar": planar_posterior,
-    "coupling": shared_flow(flows.CouplingFlow, flows.init_coupling),
+    "coupling": shared_flow(flows.CouplingFlow, flows.init_coupling, least_dim=2),
     "iaf": shared_flow(flows.InverseAutoregressiveFlow, flows.init_autoregressive, density_anywhere=False),
     "two_layer": two_layer_posterior,
     "dirac": dirac_posterior,
 }
-
-DRAWS_ONLY = ("planar", "iaf")  # those with a density at their own draws only: flows.DRAWS_ONLY
 
 
 # ---- priors
@@ -148,6 +173,7 @@ def standard_normal_prior(config):
     return Prior(lambda weights, condition, encode: StandardNormal((config.latent_dim,)), standard_normal=True)
 
 
+@declares(components=COMPONENTS)
 def mixture_prior(config):
     """Components that begin at draws from N(0, I), equally likely."""
 
@@ -158,6 +184,10 @@ def mixture_prior(config):
     return Prior(lambda weights, condition, encode: gaussians.NormalMixture(**weights), init)
 
 
+@declares(
+    components=COMPONENTS,
+    vamp_inputs=Key("learned", "of a vamp prior; data: they stay training images", one_of(("learned", "data"))),
+)
 def vamp_prior(config):
     """1/C sum_c q(z|u_c), the encoder's base Gaussians at pseudo-inputs u_c. Tomczak and Welling (2018), eq. 9.
 
@@ -175,9 +205,10 @@ def vamp_prior(config):
         q_params = encode(jax.lax.stop_gradient(inputs) if config.vamp_inputs == "data" else inputs)
         return gaussians.NormalMixture(jnp.zeros(config.components), q_params["mean"], q_params["log_std"])
 
-    return Prior(make, init)
+    return Prior(make, init, needs_encoder=True)
 
 
+@declares(flow_layers=FLOW_LAYERS, flow_width=FLOW_WIDTH)
 def flow_prior(config):
     """A coupling flow of N(0, I), the identity at first."""
     dim = config.latent_dim
@@ -186,9 +217,10 @@ def flow_prior(config):
         return flows.CouplingFlow(jnp.zeros(dim), jnp.zeros(dim), jnp.zeros(0), weights)
 
     init = lambda key, x_init, condition: flows.init_coupling(key, dim, config.flow_layers, config.flow_width)
-    return Prior(make, init)
+    return Prior(make, init, least_dim=2)
 
 
+@declares(**LAYERS)
 def two_layer_prior(config):
     """p(z2) p(z1|z2), the network the mirror of the posterior's. Burda et al. (2016), section 5."""
     lower, normal = upper_network(config, config.upper_hidden[::-1], config.latent_dim)
@@ -196,9 +228,10 @@ def two_layer_prior(config):
     def make(weights, condition, encode):
         return gaussians.TwoLayerPrior(jax.tree_util.Partial(normal, weights), config.upper_dim)
 
-    return Prior(make, lambda key, x_init, condition: lower.init(key, jnp.zeros((1, config.upper_dim))))
+    return Prior(make, lambda key, x_init, condition: lower.init(key, jnp.zeros((1, config.upper_dim))), layered=True)
 
 
+@declares(upper_hidden=LAYERS["upper_hidden"])
 def conditional_prior(config):
     """p(z|c) = N(mean(c), sigma(c)^2), by a network. Sohn et al. (2015), section 4.1."""
     network, normal = upper_network(config, config.upper_hidden[::-1], config.latent_dim)
@@ -252,6 +285,14 @@ def continuous_bernoulli(config, event_shape):
     return Likelihood(1, make, lambda mean: continuous_logit(mean)[..., None])
 
 
+@declares(
+    sigma=Key(1.0, "standard deviation of the normal likelihood, or where it begins", POSITIVE),
+    sigma_mode=Key(
+        "fixed",
+        "learned: one number; per_dimension; optimal: the batches' best, in closed form",
+        one_of(("fixed", "learned", "per_dimension", "optimal")),
+    ),
+)
 def normal(config, event_shape):
     """N(f(z), sigma^2): sigma sets how much a nat of KL is worth, since the squared error is divided by 2 sigma^2.
 
@@ -286,6 +327,7 @@ def optimal_sigma(size, new, old, gradient):
     return {"log_sigma": old["log_sigma"] + 0.5 * jnp.log(factor)}
 
 
+@declares(levels=LEVELS)
 def categorical(config, event_shape):
     make = lambda weights, outputs: Categorical(outputs, len(event_shape))
     return Likelihood(
@@ -293,6 +335,7 @@ def categorical(config, event_shape):
     )
 
 
+@declares(levels=LEVELS)
 def logistic(config, event_shape):
     def make(weights, outputs):
         return DiscretizedLogistic(outputs[..., 0], outputs[..., 1], config.levels, len(event_shape))
@@ -300,8 +343,14 @@ def logistic(config, event_shape):
     return Likelihood(2, make, lambda mean: jnp.stack([mean, jnp.full_like(mean, START_LOG_SCALE)], -1))
 
 
+@declares(levels=LEVELS, mixture_size=Key(5, "logistic_mixture: logistics for each pixel", at_least(1)))
 def logistic_mixture(config, event_shape):
     """For each element and component a logit, a mean, a log scale and a coefficient; components begin side by side."""
+    if event_shape[-1] not in (1, 3):
+        raise ConfigError(
+            f"config.model.likelihood = logistic_mixture needs a last axis of 1 or 3 channels, the data are "
+            f"{list(event_shape)}: use logistic"
+        )
     count = config.mixture_size
 
     def make(weights, outputs):
@@ -316,6 +365,7 @@ def logistic_mixture(config, event_shape):
     return Likelihood(4 * count, make, bias)
 
 
+@declares(levels=LEVELS)
 def beta_binomial(config, event_shape):
     make = lambda weights, out: BetaBinomial(out[..., 0], out[..., 1], config.levels, len(event_shape))
     return Likelihood(2, make, lambda mean: jnp.stack([logit(mean) / 2, -logit(mean) / 2], -1))

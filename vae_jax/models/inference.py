@@ -12,6 +12,7 @@ A gradient with respect to q_params is that of the *sum* over examples, never of
 does not depend on how many others share its batch.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vae_jax.config import FRACTION, NO_KEYS, Key, at_least, keys_of, one_of
 from vae_jax.keys import fold_in_each
 
 
@@ -57,7 +59,42 @@ def semi_amortized(encode, make_q, config):
     return infer
 
 
-INFERENCES = {"amortized": amortized, "per_datapoint": per_datapoint, "semi_amortized": semi_amortized}
+class Inference(NamedTuple):
+    """A way to find q."""
+
+    make: Callable  # (encode, make_q, config.inference) -> infer
+    keys: dict = NO_KEYS  # of config.inference, that it alone reads
+    has_table: bool = False  # q_params are stored for each training example; there is no encoder
+
+
+TABLE_KEYS = {
+    "learning_rate": Key(1e-2, "per_datapoint: Adam on the entries of the table", at_least(0)),
+    "inner_steps": Key(1, "per_datapoint: updates of the batch's entries for each of the decoder", at_least(1)),
+    "start": Key(
+        "zeros",
+        "per_datapoint: zeros; prior (means drawn from it); encoder (of encoder_run)",
+        one_of(("zeros", "prior", "encoder")),
+    ),
+    "encoder_run": Key("", "per_datapoint: the directory of a trained run whose encoder gives the first entries"),
+}
+REFINEMENT_KEYS = {
+    "steps": Key(5, "semi_amortized: refinements of the encoder's q", at_least(0)),
+    "step_size": Key(1e-2, "semi_amortized: of a refinement, on the gradient of one example's bound", at_least(0)),
+    "momentum": Key(0.5, "semi_amortized", FRACTION),
+    "clip_norm": Key(5.0, "semi_amortized: of one example's gradient; 0: none", at_least(0)),
+    "stop_gradient": Key(False, "semi_amortized: the outer gradient takes the refinement for a constant"),
+}
+INFERENCES = {
+    "amortized": Inference(amortized),
+    "per_datapoint": Inference(per_datapoint, TABLE_KEYS, has_table=True),
+    "semi_amortized": Inference(semi_amortized, REFINEMENT_KEYS),
+}
+KEYS = {
+    "inference.kind": Key("amortized", "how q(z|x) is found", one_of(INFERENCES)),
+    "inference.input_noise": Key(0.0, "denoising: standard deviation added to what the encoder sees", at_least(0)),
+    "inference.input_dropout": Key(0.0, "denoising: share of x's elements that the encoder sees as 0", FRACTION),
+    **keys_of("inference", INFERENCES),
+}
 
 
 def refine(value, q_params, keys, steps, step_size, momentum, clip_norm):
@@ -181,4 +218,5 @@ STARTS = {"zeros": zero_q_params, "prior": prior_q_params}
 
 
 def has_table(config):
-    return config.inference.kind == "per_datapoint"
+    """Whether a run stores the q_params of its training examples."""
+    return INFERENCES[config.inference.kind].has_table

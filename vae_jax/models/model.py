@@ -7,10 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vae_jax.config import WIDTHS, Key, at_least, choose, keys_of, one_of
 from vae_jax.errors import ConfigError
 from vae_jax.models import networks
 from vae_jax.models.families import LIKELIHOODS, POSTERIORS, PRIORS
-from vae_jax.models.inference import INFERENCES, STARTS
+from vae_jax.models.inference import INFERENCES, STARTS, zero_q_params
 
 
 class Model(NamedTuple):
@@ -45,11 +46,11 @@ def make_model(config, info, precision="float32"):
     Raises ConfigError for a network, prior or likelihood that cannot work with such data.
     """
     event_shape = tuple(info.event_shape)
-    require_fit(config.model, event_shape, info.condition_shape)
-    posterior, prior = POSTERIORS[config.model.posterior](config.model), PRIORS[config.model.prior](config.model)
-    likelihood = LIKELIHOODS[config.model.likelihood](config.model, event_shape)
-    start = "zeros" if config.inference.start == "encoder" else config.inference.start
-    start_q_params = partial(STARTS[start], posterior.heads)
+    posterior, prior = families_of(config.model)
+    likelihood = choose(LIKELIHOODS, config.model.likelihood, "model.likelihood")(config.model, event_shape)
+    inference = choose(INFERENCES, config.inference.kind, "inference.kind")
+    require_fit(config.model, prior, event_shape, info.condition_shape)
+    start_q_params = partial(STARTS.get(config.inference.start, zero_q_params), posterior.heads)
     encoder = networks.in_precision(networks.make_encoder(config.model, posterior.heads), precision)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
     decoder = networks.in_precision(decoder, precision)
@@ -57,7 +58,7 @@ def make_model(config, info, precision="float32"):
     def encode(params, x, condition=None):
         if "encoder" not in params:
             raise ValueError(
-                "a model of inference.kind = per_datapoint has no encoder: fit q_params to x (setup.with_q_params)"
+                "a model of inference.kind = per_datapoint has no encoder: fit q_params to x (evaluation.with_q_params)"
             )
         return encoder.apply(params["encoder"], x, condition)
 
@@ -83,13 +84,13 @@ def make_model(config, info, precision="float32"):
             "likelihood": likelihood.init(),
         }
         params |= {name: weights for name, weights in learned.items() if weights}
-        if config.inference.kind == "per_datapoint":
+        if inference.has_table:
             return params, start_q_params(jax.random.split(table_key, info.num_train))
         return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
 
     return Model(
         init=init,
-        infer=INFERENCES[config.inference.kind](encode, make_q, config.inference),
+        infer=inference.make(encode, make_q, config.inference),
         start_q_params=start_q_params,
         make_q=make_q,
         encode=encode,
@@ -97,7 +98,7 @@ def make_model(config, info, precision="float32"):
         prior=make_prior,
         latent_dim=config.model.latent_dim,
         **{name: getattr(posterior, name) for name in ("has_density", "density_anywhere", "layered")},
-        has_encoder=config.inference.kind != "per_datapoint",
+        has_encoder=not inference.has_table,
         conditional=prior.conditional,
         standard_normal=prior.standard_normal,
         closed_form_update=partial(closed_form_update, likelihood),
@@ -130,28 +131,49 @@ def sample_each_prior(model, params, keys, num_samples, condition):
     return jax.vmap(lambda key: prior.sample(key, (num_samples,)), out_axes=1)(keys)
 
 
-def require_fit(config, event_shape, condition_shape):
-    """Raises ConfigError where data are not what a network, prior or likelihood of `config` (config.model) needs."""
+def families_of(config):
+    """(Posterior, Prior) of `config` (config.model). Raises ConfigError for names that there are not."""
+    posterior = choose(POSTERIORS, config.posterior, "model.posterior")(config)
+    return posterior, choose(PRIORS, config.prior, "model.prior")(config)
+
+
+def require_fit(config, prior, event_shape, condition_shape):
+    """Raises ConfigError where data are not what networks and prior of `config` (config.model) need."""
     for part in ("encoder", "decoder"):
-        if networks.NETWORKS[config[part]].images and len(event_shape) != 3:
+        if choose(networks.NETWORKS, config[part], f"model.{part}").images and len(event_shape) != 3:
             raise ConfigError(
                 f"config.model.{part} = {config[part]} needs images [H, W, C], not {list(event_shape)}: use mlp"
             )
-    if config.likelihood == "logistic_mixture" and event_shape[-1] not in (1, 3):
-        raise ConfigError(
-            f"config.model.likelihood = logistic_mixture needs a last axis of 1 or 3 channels, the data are "
-            f"{list(event_shape)}: use logistic"
-        )
-    if not config.latent_dim and not condition_shape:
+    if not condition_shape and not config.latent_dim:
         raise ConfigError(
             "config.model.latent_dim = 0 leaves the decoder nothing but a condition, and these data have none: use "
             "--config.data.condition=label"
         )
-    if config.prior == "conditional" and not condition_shape:
+    if not condition_shape and prior.conditional:
         raise ConfigError(
-            "config.model.prior = conditional needs data with a condition: use --config.data.condition=label"
+            f"config.model.prior = {config.prior} needs data with a condition: use --config.data.condition=label"
         )
-    if config.prior == "vamp" and condition_shape:
+    if condition_shape and prior.needs_encoder:
         raise ConfigError(
-            "config.model.prior = vamp encodes pseudo-inputs that have no condition: use conditional, mixture or flow"
+            f"config.model.prior = {config.prior} encodes pseudo-inputs that have no condition: use conditional, "
+            "mixture or flow"
         )
+
+
+KEYS = {
+    "model.latent_dim": Key(
+        50, "Z, numbers in z; of a two-layer model, in z1; 0: no z, the decoder of a condition", at_least(0)
+    ),
+    "model.encoder": Key("mlp", "network from x to the parameters of q(z|x)", one_of(networks.NETWORKS)),
+    "model.decoder": Key("mlp", "network from z to p(x|z)", one_of(networks.NETWORKS)),
+    "model.hidden": Key((200, 200), "encoder widths from x to z; the decoder mirrors them", WIDTHS),
+    "model.activation": Key("tanh", "between the layers", one_of(networks.ACTIVATIONS)),
+    "model.posterior": Key("normal", "family of q(z|x)", one_of(POSTERIORS)),
+    "model.prior": Key("standard_normal", "p(z)", one_of(PRIORS)),
+    "model.likelihood": Key("bernoulli", "family of p(x|z)", one_of(LIKELIHOODS)),
+}
+
+
+def model_keys():
+    """{key: Key} of config.model: those of every model, and those that families and networks declare."""
+    return KEYS | keys_of("model", networks.NETWORKS, POSTERIORS, PRIORS, LIKELIHOODS)

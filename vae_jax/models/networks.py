@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax.config import NO_KEYS, WIDTHS, Key, at_least
+
 ACTIVATIONS = {
     "tanh": nn.tanh,
     "relu": nn.relu,
@@ -204,6 +206,7 @@ class Architecture(NamedTuple):
     encoder: Callable  # (config, heads {name: shape}) -> Network from x to q_params
     decoder: Callable  # (config, event_shape, num_outputs) -> Network from z to what a likelihood reads
     images: bool = False  # takes events [H, W, C] alone
+    keys: dict = NO_KEYS  # of config.model, that these networks alone read
 
 
 def dense_layers(widths):
@@ -212,6 +215,12 @@ def dense_layers(widths):
         lambda config, heads: functional(MLPEncoder(widths(config), config.activation, heads)),
         lambda config, *outputs: functional(MLPDecoder(widths(config)[::-1], config.activation, *outputs)),
     )
+
+
+CONVOLUTIONS = {
+    "channels": Key((32, 64), "conv, resnet: the encoder's before the hidden layers; the decoder mirrors them", WIDTHS),
+    "between": Key(0, "conv and resnet: further convolutions between two changes of an image's size", at_least(0)),
+}
 
 
 def convolutions(blocks):
@@ -227,7 +236,7 @@ def convolutions(blocks):
         sizes = (tuple(config.channels), blocks, config.between, widths)
         return functional(ConvDecoder(*sizes, config.activation, *outputs))
 
-    return Architecture(encoder, decoder, images=True)
+    return Architecture(encoder, decoder, images=True, keys=CONVOLUTIONS)
 
 
 NETWORKS = {

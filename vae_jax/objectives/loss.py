@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from vae_jax.config import NO_KEYS, Check, Key, at_least, keys_of, one_of
 from vae_jax.keys import Use
 from vae_jax.objectives import importance
 from vae_jax.objectives.regularized import autoencoder, beta_elbo, beta_tc, capacity, elbo, free_bits, mmd
@@ -27,9 +28,6 @@ def make_refine(config):
     return None if name == config.name else partial(OBJECTIVES[name].function, **options)
 
 
-SCHEDULED = {"beta": "beta", "beta_tc": "beta", "mmd": "beta", "capacity": "capacity"}  # objective -> weight
-
-
 def make_weights(config, epoch_steps, num_steps):
     """weights(hyper, step) -> an objective's weights, one of them on the schedule of `config` (config.objective)."""
 
@@ -40,7 +38,7 @@ def make_weights(config, epoch_steps, num_steps):
         return jnp.minimum(1.0, 2 * within)
 
     def weights(hyper, step):
-        values, name = hyper["objective"], SCHEDULED.get(config.name)
+        values, name = hyper["objective"], OBJECTIVES[config.name].scheduled
         return values if config.schedule == "constant" else {**values, name: values[name] * share(hyper, step)}
 
     return weights
@@ -69,33 +67,74 @@ def make_loss(model, objective, refine=None, corrupt=None):
 
 
 class Objective(NamedTuple):
-    """An objective, and what the training step has to know of it."""
+    """An objective, and what the training step and the checks of a configuration have to know of it."""
 
     function: Callable
-    weights: tuple = ()  # names of its scalar arguments, passed traced, so that a sweep need not recompile
-    options: tuple = ()  # names of its other arguments
+    weights: dict = NO_KEYS  # its scalar arguments {name: Key}, passed traced, so that a sweep need not recompile
+    options: dict = NO_KEYS  # its other arguments {name: Key}
+    scheduled: str = ""  # the weight that objective.schedule moves; '': none
     density: bool = False  # asks for q's density elsewhere than at its own draws
-    coupled: bool = False  # takes num_examples and gather
+    coupled: bool = False  # takes num_examples and gather: an example's value depends on its batch
     surrogate: bool = False  # a gradient estimator, not to be differentiated twice
+    bound: bool = True  # on log p(x), so q must have a density
+    factorizes: bool = False  # q and p must be products over dimensions
+    one_prior: bool = False  # z is one array, and its prior the same for all examples
+    least_samples: int = 1
+
+    @property
+    def keys(self):
+        return self.weights | self.options
+
+
+OWN_KEYS = {
+    "beta": Key(1.0, "weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc", at_least(0)),
+    "reconstruction": Key(1.0, "beta: weight of the reconstruction; 0 leaves the KL alone", at_least(0)),
+    "capacity": Key(0.0, "capacity: nats of KL that are free of charge, and asked for", at_least(0)),
+    "free": Key(0.0, "free_bits: nats of KL of each dimension that are free of charge", at_least(0)),
+    "mmd": Key(10.0, "mmd: weight of the squared distance between aggregate posterior and prior", at_least(0)),
+    "code": Key(0.0, "autoencoder: weight of |z|^2 / 2", at_least(0)),
+    "alpha": Key(0.5, "vr: its order; ciwae: the share of the ELBO", at_least(0)),
+    "groups": Key(1, "miwae, piwae: groups of the K draws", at_least(1)),
+    "partitions": Key(5, "tvo: points of the Riemann sum", at_least(1)),
+    "first": Key(0.03, "tvo: the first of its points after 0", Check(lambda v: 0 < v < 1, "a number in (0, 1)")),
+}
+
+
+def own(*names):
+    return {name: OWN_KEYS[name] for name in names}
 
 
 OBJECTIVES = {
     "elbo": Objective(elbo),
-    "beta": Objective(beta_elbo, ("beta", "reconstruction")),
-    "capacity": Objective(capacity, ("beta", "capacity")),
-    "free_bits": Objective(free_bits, ("free",), coupled=True),
-    "beta_tc": Objective(beta_tc, ("beta",), density=True, coupled=True),
-    "mmd": Objective(mmd, ("beta", "mmd"), coupled=True),
+    "beta": Objective(beta_elbo, own("beta", "reconstruction"), scheduled="beta"),
+    "capacity": Objective(capacity, own("beta", "capacity"), scheduled="capacity"),
+    "free_bits": Objective(free_bits, own("free"), coupled=True),
+    "beta_tc": Objective(beta_tc, own("beta"), scheduled="beta", density=True, coupled=True, factorizes=True),
+    "mmd": Objective(mmd, own("beta", "mmd"), scheduled="beta", coupled=True, one_prior=True),
     "iwae": Objective(importance.iwae),
     "stl": Objective(importance.stl, density=True, surrogate=True),
     "dreg": Objective(importance.dreg, density=True, surrogate=True),
-    "miwae": Objective(importance.miwae, options=("groups",)),
-    "piwae": Objective(importance.piwae, options=("groups",), surrogate=True),
-    "ciwae": Objective(importance.ciwae, ("alpha",)),
-    "vr": Objective(importance.vr, ("alpha",)),
-    "tvo": Objective(importance.tvo, ("first",), options=("partitions",), density=True, surrogate=True),
-    "autoencoder": Objective(autoencoder, ("code",)),
+    "miwae": Objective(importance.miwae, options=own("groups")),
+    "piwae": Objective(importance.piwae, options=own("groups"), surrogate=True),
+    "ciwae": Objective(importance.ciwae, own("alpha")),
+    "vr": Objective(importance.vr, own("alpha")),
+    "tvo": Objective(importance.tvo, own("first"), own("partitions"), density=True, surrogate=True, least_samples=2),
+    "autoencoder": Objective(autoencoder, own("code"), bound=False),
 }
+SCHEDULES = one_of(("constant", "linear", "cyclical"))
+KEYS = {
+    "objective.name": Key("elbo", "what training ascends", one_of(OBJECTIVES)),
+    "objective.num_samples": Key(1, "K draws of z for each example", at_least(1)),
+    "objective.kl": Key("auto", "closed form where there is one; or monte_carlo", one_of(("auto", "monte_carlo"))),
+    "objective.schedule": Key("constant", "of one weight; linear and cyclical rise from 0", SCHEDULES),
+    "objective.schedule_epochs": Key(10, "linear: until the full weight", at_least(1)),
+    "objective.cycles": Key(4, "cyclical: rises in a run, each over half a cycle", at_least(1)),
+}
+
+
+def objective_keys():
+    """{key: Key} of config.objective: those of every objective, and those that single ones declare."""
+    return KEYS | keys_of("objective", OBJECTIVES)
 
 
 def to_refine(name):

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
-from vae_jax.config import default, validate
 from vae_jax.data import datasets
 from vae_jax.models.model import Model, make_model
 from vae_jax.runs import checkpoint, directory
@@ -47,7 +47,7 @@ def read_info(workdir):
 
 
 def read_config(workdir):
-    """The validated config of a run directory; keys it does not know yet have their defaults."""
-    config = default()
-    config.update(directory.read_config(workdir))
-    return validate(config)
+    """The configuration of a run directory, frozen, tuples where JSON has lists. Raises RunError."""
+    tupled = lambda value: {k: tupled(v) for k, v in value.items()} if isinstance(value, dict) else untupled(value)
+    untupled = lambda value: tuple(value) if isinstance(value, list) else value
+    return ml_collections.FrozenConfigDict(tupled(directory.read_config(workdir)))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import CHANGEABLE, default
+from vae_jax.config import CHANGEABLE
 from vae_jax.errors import DeviceError, TrainingError
 from vae_jax.parallel import devices
 from vae_jax.parallel import devices as devices_module
@@ -280,7 +280,7 @@ def finish(programs, runs, state):
     def one(run):
         train.finish(run.setup, run.workdir, place_of(host, run), run.log, shown=False)
         write_events(run.workdir)
-        page.write_report(run.workdir, default().to_dict())
+        page.write_report(run.workdir)
         done.append(run)
         progress.update(len(done), f"{len(done)} of {len(runs)} runs")
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.config import CHANGEABLE, default, in_groups, num_streams, validate
+from vae_jax.config import num_streams
 from vae_jax.data import datasets, preprocess
 from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
@@ -177,16 +177,10 @@ def encoded_table(setup):
     return step.Table(q_params, init(q_params))
 
 
-def reopen(workdir, overrides, num_devices=0):
-    """(setup, params) of a trained run; `overrides` {key: value} may touch only keys that a resumed run may change."""
-    fixed = [key for key in overrides if not in_groups(key, CHANGEABLE)]
-    if fixed:
-        raise ConfigError(f"config.{fixed[0]} is part of what {workdir} was trained with: leave it out")
+def reopen(workdir, config=None, num_devices=0):
+    """(setup, params) of a trained run; `config` in place of its own may differ in keys that touch no parameter."""
     loaded = load.load_run(workdir)
-    config = default()
-    config.update(loaded.config)
-    config.update_from_flattened_dict(overrides)
-    setup = make_setup(validate(config), num_devices)
+    setup = make_setup(config or loaded.config, num_devices)
     return setup._replace(model=loaded.model), devices.put_replicated(setup.mesh, loaded.params)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vae_jax import console
-from vae_jax.config import CHANGEABLE, default
+from vae_jax.config import CHANGEABLE
 from vae_jax.errors import TrainingError
 from vae_jax.evaluation import bounds
 from vae_jax.evaluation.examples import with_q_params
@@ -40,7 +40,7 @@ def train(config, workdir, num_devices=0):
     record = partial(log, workdir, events, setup.epoch_steps) if processes.first() else lambda *_: None
     state = fit(setup, workdir, state, record)
     summary = finish(setup, workdir, state, record)
-    processes.on_first(lambda: (events.close(), page.write_report(workdir, default().to_dict())))
+    processes.on_first(lambda: (events.close(), page.write_report(workdir)))
     return summary
 
 
@@ -73,7 +73,7 @@ def open_everywhere(setup, workdir, config_dict, step):
 def finished(workdir):
     """The summary of a finished run, whose report is written if it was killed between these two files."""
     if not (workdir / directory.REPORT).exists():
-        page.write_report(workdir, default().to_dict())
+        page.write_report(workdir)
     return directory.read_summary(workdir)
 
 

@@ -8,9 +8,10 @@ reconstructions, not against another decoder's d alone.
 """
 
 import numpy as np
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.neighbors import NearestNeighbors
 
-AT_ONCE = 256  # images whose distances to all training images are in memory together
-ALONE = 0.95  # share of the codes that have another one as near as where codes are said to lie
+COVERED = 0.95  # share of the codes that have another one as near as where codes are said to lie
 CANDIDATES = 20  # points drawn for each one wanted where no code lies
 PRIOR_REACH = 2.0  # standard deviations of a standard normal prior that are looked at, codes there or not
 
@@ -21,10 +22,7 @@ def nearest_distance(x, real):
     |r|^2 - 2 x r finds the nearest; its distance is then computed anew, since that difference cancels for near ones.
     """
     x, real = (np.asarray(images, np.float32).reshape(len(images), -1) for images in (x, real))
-    squares = (real**2).sum(-1)
-    parts = [x[start : start + AT_ONCE] for start in range(0, len(x), AT_ONCE)]
-    found = np.concatenate([np.argmin(squares - 2 * part @ real.T, axis=1) for part in parts])
-    return ((x - real[found]) ** 2).mean(-1)
+    return ((x - real[pairwise_distances_argmin(x, real)]) ** 2).mean(-1)
 
 
 def pairs(codes, count, seed):
@@ -47,18 +45,16 @@ def empty(codes, count, seed, prior=False):
     normal and larger: so that neither scale nor rotation of z matters. The ellipsoid holds the codes, two standard
     deviations of that prior, and a quarter more; near is what 95 in 100 codes are to their nearest other.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     center, (variance, axes) = codes.mean(0), np.linalg.eigh(np.cov(codes.T, bias=True).reshape(codes.shape[1], -1))
     scale = np.sqrt(np.maximum(variance, 0))
     scale = np.maximum(scale, 1) if prior else np.where(scale > 0, scale, 1)
     scaled = (codes - center) @ axes / scale
     neighbours = NearestNeighbors(n_neighbors=2).fit(scaled)
-    alone = np.quantile(neighbours.kneighbors(scaled)[0][:, 1], ALONE)
+    near = np.quantile(neighbours.kneighbors(scaled)[0][:, 1], COVERED)
     radius = max(np.linalg.norm(scaled, axis=1).max(), PRIOR_REACH if prior else 0)
-    radius += max(radius / 4, 2 * alone, 1e-3)  # so that some of it is far from every code
+    radius += max(radius / 4, 2 * near, 1e-3)  # so that some of it is far from every code
     points = in_ball(np.random.default_rng(seed), CANDIDATES * count, codes.shape[1], radius)
-    points = points[neighbours.kneighbors(points, 1)[0][:, 0] > alone][:count]
+    points = points[neighbours.kneighbors(points, 1)[0][:, 0] > near][:count]
     return (center + points * scale @ axes.T).astype(np.float32)
 
 

@@ -1,15 +1,15 @@
-"""Pictures of several models side by side, a row each: arrays in, `matplotlib.figure.Figure` out, as in figures.py.
+"""The picture of several latent spaces, a row each: arrays in, `matplotlib.figure.Figure` out.
 
-A row is a dict: name, about, prior (whether z has one), standard (whether that is the standard normal), codes, images
-{what: [N, *event]}, numbers {name: {value, stderr}}; for a line also curve and strip. Images are in [0, 1]; values
-outside are clipped.
+A row is a dict: name, about, prior (whether z has one), standard (whether that is the standard normal), codes `train`
+and `test`, images {what: [N, *event]}, numbers {name: {value, stderr}}; of a line also curve and middle. Images are in
+[0, 1]; values outside are clipped.
 """
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_jax.plotting.images import BLACK, BLUE, ORANGE, image_grid
 from vae_jax.plotting.latent_space import draw_latents
+from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, image_grid, plain
 
 YARDSTICK = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": "held-out real images"}
 AVERAGE = {"color": ORANGE, "markersize": 5, "fillstyle": "none", "linestyle": "", "label": "the two images averaged"}
@@ -24,7 +24,7 @@ def planes(rows, label, yardstick, where):
     figure = Figure(figsize=(13.2, 2.9 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(1.25, 1, 1, 1.1))
     for (latent, grid, samples, distances), row in zip(axes, rows, strict=True):
-        draw_latents(latent, row["codes"], label, prior=row["standard"], fontsize=6)
+        draw_latents(latent, row["test"], label, prior=row["standard"], fontsize=6)
         latent.set_title(row["about"], fontsize=9)
         latent.set(xlabel="$z_1$", ylabel="$z_2$")
         latent.annotate(
@@ -47,11 +47,13 @@ def planes(rows, label, yardstick, where):
     return figure
 
 
-def draw_images(ax, x):
-    """A square of images, without ticks."""
-    ax.imshow(image_grid(x, round(len(x) ** 0.5)), cmap="gray", vmin=0, vmax=1)
+def draw_images(ax, x, columns=0):
+    """A grid of images, a square one by default, without ticks; returns its pixels."""
+    picture = image_grid(x, columns or round(len(x) ** 0.5))
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
+    return picture
 
 
 def draw_distances(ax, numbers, yardstick, where):
@@ -72,9 +74,7 @@ def draw_distances(ax, numbers, yardstick, where):
     ax.plot(numbers["nearest_average"]["value"], list(where).index("halfway"), marker="D", **AVERAGE)
     ax.set_yticks(range(len(where)), where.values(), fontsize=9)
     ax.set_ylim(len(where) - 0.4, -0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, axis="x", color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
+    plain(ax)
 
 
 def share_limits(axes):
@@ -87,7 +87,7 @@ def share_limits(axes):
 def lines(rows, yardstick, steps):
     """Models with one latent dimension: distances along the line with the codes marked, and its middle decoded.
 
-    A row's curve: (z, distances); its strip: (training images at every `steps`-th place, else NaN, and what decodes).
+    A row's curve: (z, distances); its middle: the training images at every `steps`-th place of images['strip'].
     """
     figure = Figure(figsize=(14.5, 2.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, 1.9))
@@ -95,12 +95,12 @@ def lines(rows, yardstick, steps):
     for (curve, strip), row in zip(axes, rows, strict=True):
         curve.axhline(yardstick, **YARDSTICK)
         curve.plot(*row["curve"], color=BLUE, linewidth=1.2, label="decoded along the line")
-        curve.plot(row["codes"], np.zeros_like(row["codes"]), "|", color=ORANGE, markersize=11, label="training codes")
+        curve.plot(row["train"], np.zeros_like(row["train"]), "|", color=ORANGE, markersize=11, label="training codes")
         curve.set_ylim(-0.08 * highest, 1.05 * highest)
         curve.set_title(f"{row['name']}: {row['about']}", fontsize=10, loc="left")
         curve.set(xlabel="$z$", ylabel="Squared distance\nto nearest training\nimage, per pixel")
         curve.spines[["top", "right"]].set_visible(False)
-        draw_strip(strip, row["strip"], steps)
+        draw_strip(strip, row["middle"], row["images"]["strip"], steps)
         strip.set_title(in_words(row["numbers"]), fontsize=9)
     heading = (
         "The middle of the line: training images in the order of their codes, and what decodes from one to the next"
@@ -120,15 +120,12 @@ def in_words(numbers):
     )
 
 
-def draw_strip(ax, strip, steps):
+def draw_strip(ax, middle, decoded, steps):
     """Training images above what decodes at their codes and between them, each code marked."""
-    above, decoded = strip
-    columns = len(decoded)
-    picture = image_grid(np.nan_to_num(np.concatenate([above, decoded]), nan=1.0), columns)
-    ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
-    width = picture.shape[1] / columns
-    places = (np.arange(0, columns, steps) + 0.5) * width
+    above, columns = np.ones_like(decoded), len(decoded)
+    above[::steps] = middle
+    picture = draw_images(ax, np.concatenate([above, decoded]), columns)
+    places = (np.arange(0, columns, steps) + 0.5) * picture.shape[1] / columns
     ax.set_xticks(places, ["code"] * len(places), fontsize=8, color=ORANGE)
     ax.set_yticks(picture.shape[0] * np.array([0.25, 0.75]), ["training", "decoded"], fontsize=9)
     ax.tick_params(length=3, color=ORANGE)
-    ax.spines[:].set_visible(False)

@@ -1,6 +1,6 @@
 """What a per-datapoint step costs as the table grows: time per step, and memory beside the table itself.
 
-    python benchmarks/rows.py
+    python benchmarks/per_datapoint.py
 
 Z = 20, decoder 20-200-200-784, batches of 128 binary 28 x 28 images, one device, through the functions a run uses.
 Time: calls of a short and of a long window of steps take turns over all sizes; a step is the difference between them
@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from vae_jax import config as configs
+from vae_jax.commands import configuration
 from vae_jax.data import datasets
 from vae_jax.data.order import steps_per_epoch
 from vae_jax.models.model import make_model
@@ -38,16 +39,16 @@ PHASES = ("making", "running")  # of memory: the first state, and steps from it
 TIME_WITHIN, MEMORY_WITHIN = 1.15, 1.3  # the goals
 
 
-def make_setup(num_rows):
+def make_setup(num_examples):
     """What a run is made of, its images drawn here instead of read."""
-    config = configs.default()
+    config = configuration.default()
     config.data.binarization, config.inference.kind, config.model.latent_dim = "fixed", "per_datapoint", 20
     config.train.epochs = 1000
-    config = configs.validate(config)
+    config = configuration.validate(config)
     draw = lambda n: datasets.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
-    dataset = datasets.assemble("synthetic", draw(num_rows), draw(100), draw(100), {}, (0.0, 1.0))
+    dataset = datasets.assemble("synthetic", draw(num_examples), draw(100), draw(100), {}, (0.0, 1.0))
     model, optimizer = make_model(config, dataset.info), make_optimizer(config.optimizer)
-    epoch_steps = steps_per_epoch(num_rows, configs.num_streams(config), config.train.batch_size)
+    epoch_steps = steps_per_epoch(num_examples, configs.num_streams(config), config.train.batch_size)
     prepare, mesh = setups.preparation(config, dataset.info), devices.make_mesh(1)
     return setups.Setup(config, dataset, model, optimizer, prepare, mesh, epoch_steps, 1000 * epoch_steps)
 
@@ -55,8 +56,8 @@ def make_setup(num_rows):
 class Run:
     """A run in memory that makes so many steps when called, and says how long they took: (wall, processor) seconds."""
 
-    def __init__(self, num_rows):
-        self.setup = make_setup(num_rows)
+    def __init__(self, num_examples):
+        self.setup = make_setup(num_examples)
         self.program, self.arrays = make_program(self.setup), training_data(self.setup)
         self.hyper = devices.put_replicated(self.setup.mesh, setups.hyperparameters(self.setup.config))
 
@@ -102,9 +103,9 @@ def summarize(times, epoch_steps):
     return entry
 
 
-def measure_memory(num_rows):
+def measure_memory(num_examples):
     """Bytes: of the state's table, and peaks above the resident memory before the state was made."""
-    run = Run(num_rows)
+    run = Run(num_examples)
     jax.block_until_ready(run.arrays)
     gc.collect()  # the copies made on the way to the devices
     ctypes.CDLL(None).malloc_trim(0)
@@ -113,7 +114,7 @@ def measure_memory(num_rows):
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         act()
         peaks[phase] = resident("VmHWM") - before
-    leaves = jax.tree.leaves(run.state.local)
+    leaves = jax.tree.leaves(run.state.table)
     images = sum(array.nbytes for array in run.arrays.values())
     return {"table": sum(leaf.nbytes for leaf in leaves), "images": images, "params": count(run.state.params), **peaks}
 
@@ -123,8 +124,8 @@ def resident(name):
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
-def memory_of(num_rows):
-    command = [sys.executable, __file__, f"--memory={num_rows}"]
+def memory_of(num_examples):
+    command = [sys.executable, __file__, f"--memory={num_examples}"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -132,7 +133,7 @@ def memory_of(num_rows):
 def report(times, memory):
     """The table, and whether the goals are met."""
     heads = ("us/step", "quartiles", "cpu us/step", "order us", "ms/call", "table MB", "making MB", "running MB")
-    print(f"{'q_params':>9} " + " ".join(f"{head:>11}" for head in heads))
+    print(f"{'examples':>9} " + " ".join(f"{head:>11}" for head in heads))
     for size, entry in times.items():
         wall, cpu = entry["wall"], entry["cpu"]
         low, high = wall["quartiles_us"]
@@ -157,14 +158,14 @@ def report(times, memory):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="1000,60000,1000000", help="sizes of the table")
+    parser.add_argument("--sizes", default="1000,60000,1000000", help="training examples, entries of the table")
     parser.add_argument("--rounds", type=int, default=31, help="rounds of timing")
     parser.add_argument("--memory", type=int, help="measure the memory of one size, in this process, and print JSON")
     flags = parser.parse_args()
     if flags.memory:
         print(json.dumps(measure_memory(flags.memory)))
         return
-    sizes = [int(size) for size in flags.rows.split(",")]
+    sizes = [int(size) for size in flags.sizes.split(",")]
     memory = {size: memory_of(size) for size in sizes}
     report(measure_time(sizes, flags.rounds), memory)
 
