@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ TEXT = "epoch 5/100, objective -100.32, ELBO -100.31, 171,804 examples/s"
 
 @pytest.fixture
 def now(monkeypatch):
-    """A clock that a test sets; tqdm keeps its own."""
+    """A clock that a test sets."""
     clock = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     return clock
@@ -29,24 +30,31 @@ def test_a_pipe_gets_a_plain_line_now_and_then(now, capsys):
     for done in range(10, 101, 10):
         now[0] += 4
         progress.update(done, f"step {done}")
-    progress.line("an evaluation")
+    progress.line("an evaluation [b] of 3")
     progress.close()
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.rsplit(", ", 1)[0] for line in lines] == [
-        "training  40% step 40",
-        "training  80% step 80",
-        "an evaluation",
+    assert capsys.readouterr().out.splitlines() == [
+        "training  40% step 40, 00:24 left",  # 10 in 4 s, 60 to go
+        "training  80% step 80, 00:08 left",
+        "an evaluation [b] of 3",
     ]
-    assert lines[0].endswith(" left")
 
 
-def test_the_time_left_goes_by_the_rate(monkeypatch):
-    """10 a second with 50 to go."""
-    progress = console.Progress("training", 100, initial=40)
-    assert progress.left() == "00:00"  # nothing is known yet
-    monkeypatch.setattr(type(progress.bar), "format_dict", {"rate": 10.0})
-    progress.bar.n = 50
+def test_the_time_left_goes_by_the_rate(now):
+    """10 a second with 50 to go; neither what an earlier process did nor the first call, which compiled, counts."""
+    progress = console.Progress("training", 100, initial=30)
+    assert progress.left() == "--:--"  # nothing is known yet
+    for seconds, done in ((100.0, 40), (101.0, 50)):
+        now[0] = seconds
+        progress.update(done, "")
     assert progress.left() == "00:05"
+
+
+def test_steps_of_several_minutes_have_a_rate_too(now):
+    progress = console.Progress("training", 10)
+    for done in (1, 2, 3):
+        now[0] += 240
+        progress.update(done, "")
+    assert progress.left() == "28:00"
 
 
 def test_a_terminal_without_escape_codes_gets_plain_lines(monkeypatch, capsys):
@@ -56,21 +64,36 @@ def test_a_terminal_without_escape_codes_gets_plain_lines(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_real_terminal_shows_a_bar_with_lines_above_it():
-    """Through a pseudo-terminal, in a process of its own: the bar, its numbers, a line that stays, and nothing left."""
+def in_terminal(columns):
+    """What a real terminal of so many columns gets from a program of its own: a bar, a line above it, a line after."""
     program = (
-        "from vae_jax import terminal; p = terminal.Progress('training', 2); "
-        f"p.update(1, {TEXT!r}); p.line('an evaluation'); p.close(); terminal.say('end')"
+        "from vae_jax import console; p = console.Progress('training', 2); "
+        f"p.update(1, {TEXT!r}); p.line('an evaluation [b] of 3'); p.close(); console.write('end')"
     )
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    subprocess.run([sys.executable, "-c", program], stdout=theirs, env={**os.environ, "TERM": "xterm"}, check=True)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    environment["TERM"] = "xterm"
+    subprocess.run([sys.executable, "-c", program], stdout=theirs, env=environment, check=True)
     shown = os.read(ours, 10_000).decode()  # before `theirs` is closed: after it a read may fail
     os.close(theirs)
     os.close(ours)
-    assert "compiling" in shown and f" 50% {TEXT}, " in shown and " left |" in shown
-    assert "an evaluation\r\n" in shown and shown.endswith("end\r\n")
-    assert shown.rpartition("\r")[0].rstrip("\n").endswith("\rend"), "the bar is gone from the last line"
+    return shown
+
+
+def test_a_real_terminal_shows_a_bar_with_lines_above_it():
+    """The bar, its numbers, a line that stays, nothing of the bar left at the end, and never no cursor for long."""
+    shown = in_terminal(120)
+    bare = re.sub("\x1b\\[[0-9;]*m", "", shown)  # without colours
+    assert "  0% training, compiling, --:-- left ━" in bare and f" 50% {TEXT}, --:-- left ━" in bare
+    assert "\x1b[2Kan evaluation [b] of 3\r\n" in bare and shown.endswith("\r\x1b[1A\x1b[2Kend\r\n")
+    assert shown.index("\x1b[?25h") < shown.index("50%"), "the cursor is shown while the bar is, should a run be killed"
+
+
+def test_a_narrow_terminal_cuts_the_bar():
+    shown = re.sub("\x1b\\[[0-9;]*m", "", in_terminal(90))
+    line = re.search(f" 50% {re.escape(TEXT)}, --:-- left (━*╺?━*)", shown)
+    assert line and len(line[0]) <= 90 and 0 < len(line[1]) < 15
 
 
 @pytest.mark.parametrize(
@@ -82,12 +105,25 @@ def test_a_real_terminal_shows_a_bar_with_lines_above_it():
         (0.5688527, 0.00441, "0.5689 ± 0.0044 nats"),
         (1.0, 0.0, "1.00 ± 0.00 nats"),
         (2, None, "2 nats"),
+        (1234567, None, "1234567 nats"),
         (-86.7612345, None, "-86.7612 nats"),
         (float("-inf"), float("nan"), "-inf nats"),
     ],
 )
 def test_a_number_has_two_digits_of_its_standard_error(value, stderr, expected):
     assert console.number({"value": value, "stderr": stderr, "unit": "nats"}) == expected
+
+
+def test_thousands_can_be_grouped():
+    shown = [console.measured(*number, ",") for number in ((12345.678, 1.04), (1234567, None), (4321.5, None))]
+    assert shown == ["12,345.7 ± 1.0", "1,234,567", "4,321.5"]
+
+
+def test_columns_are_aligned():
+    """Two spaces apart, numbers to the right, no space at the end, whatever stands in the cells."""
+    rows = [("name", "n"), ("[bold]x", "10"), ("", "9")]
+    assert console.columns(rows, right=(1,)) == ["  name      n", "  [bold]x  10", "            9"]
+    assert console.columns([(char * 300, "y") for char in "ab"]) == [f"  {char * 300}  y" for char in "ab"]
 
 
 def test_the_table_lists_every_split_and_number():

@@ -45,7 +45,7 @@ OUTSIDE = {
     "absl": {"commands", "main.py", "sweep.py"},
     "blackjax": {"evaluation/ais.py"},
     "optax": {"models/inference.py", "training"},
-    "tqdm": {"console.py"},
+    "rich": {"console.py"},
     "numpy": None,
     "jax": None,
 }
@@ -161,5 +161,5 @@ def test_the_bound_needs_jax_alone():
     # jax loads parts of itself late, and they their dependencies
     assert loaded - jaxs - {"jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum"} == {"vae_jax"}
     heavy = {"flax", "optax", "ml_collections", "absl", "matplotlib", "tensorflow_datasets", "orbax", "sklearn"}
-    assert not loaded & (heavy | {"tensorboardX", "tqdm", "numpyro", "blackjax", "tensorflow"})
+    assert not loaded & (heavy | {"tensorboardX", "rich", "numpyro", "blackjax", "tensorflow"})
     assert "optax" in more - loaded

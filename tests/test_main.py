@@ -119,14 +119,7 @@ def forget_flags():
     flags.FLAGS.unparse_flags()
     sys.modules.pop("config_config", None)  # the last experiment file
     processes = (main.COORDINATOR, main.NUM_PROCESSES, main.PROCESS_ID)
-    for flag in (
-        CONFIG,
-        WORKDIR,
-        DEVICES,
-        INIT_FROM,
-        main.MODE,
-        *processes,
-    ):
+    for flag in (CONFIG, WORKDIR, DEVICES, INIT_FROM, main.MODE, *processes):
         flags.FLAGS[flag.name].unparse()
         flags.FLAGS[flag.name].present = 0
 

@@ -74,17 +74,17 @@ def grid(made_up):
     return [make(*cells[i]) for i in np.random.default_rng(0).permutation(len(cells))]
 
 
-def folded(paths, names=("test.nll",), asked=(), against="best"):
+def table_of(paths, names=("test.nll",), asked=(), against="best"):
     runs, notes = collect.read_runs(paths)
     assert not notes
-    return statistics.fold(runs, collect.swept_keys(runs, asked)[0], names, against)[0]
+    return statistics.make_table(runs, collect.setting_keys(runs, asked)[0], names, against)[0]
 
 
 # Numbers.
 
 
 def test_means_and_standard_errors_are_scipys(grid):
-    table = folded(grid)
+    table = table_of(grid)
     assert table.keys == ("model.latent_dim",) and table.over_seeds
     assert [row.setting for row in table.rows] == [(2,), (4,), (8,)]
     for row, values in zip(table.rows, NLL.values(), strict=True):
@@ -95,7 +95,7 @@ def test_means_and_standard_errors_are_scipys(grid):
 
 @pytest.mark.parametrize("against, reference", [("best", 8), ("first", 2)])
 def test_differences_are_paired_and_their_intervals_scipys(grid, against, reference):
-    table = folded(grid, against=against)
+    table = table_of(grid, against=against)
     assert table.rows[table.best["test.nll"]].setting == (8,)
     assert table.rows[table.reference["test.nll"]].setting == (reference,)
     for row in table.rows:
@@ -113,7 +113,7 @@ def test_pairs_are_those_of_equal_seed(made_up):
     """Seeds 0, 1, 2 against 1, 2, 5: two pairs."""
     a = [made_up(f"a{s}", {"model.latent_dim": 2, "seed": s}, {"nll": v}) for s, v in ((0, 9.0), (1, 5.0), (2, 7.0))]
     b = [made_up(f"b{s}", {"model.latent_dim": 4, "seed": s}, {"nll": v}) for s, v in ((1, 4.0), (2, 4.0), (5, 1.0))]
-    found = folded([*a, *b]).rows[0].differences["test.nll"]
+    found = table_of([*a, *b]).rows[0].differences["test.nll"]
     assert found.count == 2 and found.mean == 2.0  # (1 + 3) / 2
     np.testing.assert_allclose(found.high - found.mean, scipy.stats.t.ppf(0.975, 1) * np.sqrt(2) / np.sqrt(2))
 
@@ -122,7 +122,7 @@ def test_one_pair_has_no_interval_and_no_pair_no_difference(made_up):
     first = made_up("a", {"model.latent_dim": 2}, {"nll": 5.0})
     second = made_up("b", {"model.latent_dim": 4}, {"nll": 4.0})
     third = made_up("c", {"model.latent_dim": 8, "seed": 1}, {"nll": 9.0})
-    rows = folded([first, second, third]).rows
+    rows = table_of([first, second, third]).rows
     assert rows[0].differences["test.nll"] == statistics.Difference(1.0, None, None, 1)
     assert not rows[2].differences
 
@@ -137,7 +137,7 @@ def test_what_is_better_goes_by_the_number():
     assert statistics.best_of(numbers, "test.kl") is None and statistics.best_of([numbers[1]], "test.nll") is None
 
 
-# What was swept.
+# What differs.
 
 
 def settings(made_up, *cells):
@@ -148,33 +148,34 @@ def test_keys_that_change_together_are_one(made_up):
     kinds = (("amortized", "zeros"), ("per_datapoint", "prior"), ("semi_amortized", "zeros"))
     cells = [{"inference.kind": kind, "inference.start": start, "seed": s} for kind, start in kinds for s in (0, 1)]
     runs = settings(made_up, *cells)
-    assert collect.swept_keys(runs) == (["inference.kind"], ["inference.start"])
-    asked = collect.swept_keys(runs, ["inference.start"])[0]
+    assert collect.setting_keys(runs) == (["inference.kind"], ["inference.start"])
+    asked = collect.setting_keys(runs, ["inference.start"])[0]
     assert asked == ["inference.start", "inference.kind"]  # two kinds begin with zeros
 
 
 def test_a_grid_has_two_keys_and_numbers_are_in_order(made_up):
     cells = [{"model.latent_dim": z, "model.prior": prior} for z in (10, 2) for prior in ("vamp", "flow")]
-    table = folded([run.path for run in settings(made_up, *cells)], names=("train_seconds",))
+    table = table_of([run.path for run in settings(made_up, *cells)], names=("train_seconds",))
     assert table.keys == ("model.latent_dim", "model.prior")
     assert [row.setting for row in table.rows] == [(2, "vamp"), (2, "flow"), (10, "vamp"), (10, "flow")]
 
 
-def test_what_follows_the_seed_is_folded_with_it(made_up):
+def test_what_follows_the_seed_belongs_to_it(made_up):
     """Rows that begin from an encoder trained from the same seed; but two encoders at one seed are two settings."""
     start = lambda run, seed: {"inference.encoder_run": run, "seed": seed}
     runs = settings(made_up, start("e0", 0), start("e1", 1), start("e2", 2))
-    assert collect.swept_keys(runs) == ([], [])
+    assert collect.setting_keys(runs) == ([], [])
     made = [made_up(f"{run}{seed}", start(run, seed)) for run in ("mlp", "conv") for seed in (0, 1)]
-    assert collect.swept_keys(collect.read_runs(made)[0])[0] == ["inference.encoder_run"]
+    assert collect.setting_keys(collect.read_runs(made)[0])[0] == ["inference.encoder_run"]
 
 
-def test_a_key_that_an_old_run_does_not_know_has_its_default(made_up):
-    old, new = made_up("old", {"seed": 0}), made_up("new", {"seed": 1})
-    config = json.loads((Path(old) / "config.json").read_text())
-    del config["model"]["components"], config["figures"]
-    (Path(old) / "config.json").write_text(json.dumps(config))
-    assert collect.varying(collect.read_runs([old, new])[0]) == ["seed"]
+def test_a_key_that_one_run_does_not_have_tells_it_apart(made_up):
+    """A configuration is the run's own, as it was stored: nothing is filled in."""
+    one, other = made_up("one", {"seed": 0}), made_up("other", {"seed": 1})
+    config = json.loads((Path(one) / "config.json").read_text())
+    del config["model"]["components"]
+    (Path(one) / "config.json").write_text(json.dumps(config))
+    assert collect.varying(collect.read_runs([other, one])[0]) == ["model.components", "seed"]
 
 
 # What is missing or not alike.
@@ -247,13 +248,13 @@ def test_the_table_on_the_terminal(grid, command):
         ["", "model.latent_dim", "seeds", "test NLL [nats]", "test KL [nats]"],
         ["", "2", "3", "30.17 ± 0.23", "5.00 ± 0.00"],
         ["", "4", "3", "27.80 ± 0.32", "7.00 ± 0.00"],
-        ["", "8", "3", "27.70 ± 0.15*", "11.00 ± 0.00"],
+        ["", "8", "3", "*27.70 ± 0.15", "11.00 ± 0.00"],
         ["", "* the best of its column"],
     ]
     apart = [line.split("  ")[-1] for line in re.sub(" {3,}", "  ", out).splitlines()[8:12]]
     two, four = (scipy.stats.ttest_1samp(np.subtract(NLL[z], NLL[8]), 0.0).confidence_interval() for z in (2, 4))
     assert apart[:2] == ["test NLL [nats]", f"+2.47 [{two.low:+.2f}, {two.high:+.2f}]"]
-    assert apart[2:] == [f"+0.1 [{four.low:+.1f}, {four.high:+.1f}]", "best*"]
+    assert apart[2:] == [f"+0.1 [{four.low:+.1f}, {four.high:+.1f}]", "*best"]
 
 
 def test_one_run_has_the_standard_errors_of_its_examples(grid, command):
@@ -304,13 +305,13 @@ GRID = tables.Grid(
 )
 
 
-def test_latex_escapes_what_is_text_and_sets_numbers_in_math():
+def test_latex_escapes_what_is_text_and_the_minus_of_a_number_is_one():
     lines = tables.latex(GRID).splitlines()
     assert lines[0] == "% 50% of a_b" and lines[1] == r"\begin{tabular}{lrr}" and lines[-1] == r"\end{tabular}"
     assert lines[3] == r"model.latent\_dim & test log p(x$|$z) [nats] & at 5\% \& more \\"
     escaped = r"a\_b\#1\$\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
-    bold = r"{\boldmath\textbf{$-1.50 \pm 0.25$ of $8$}}"
-    assert lines[5] == rf"{escaped} & {bold} & $+1e-05$ [$-2$, $+3$] \\"
+    bold = r"{\boldmath\textbf{$-$1.50 $\pm$ 0.25 of 8}}"
+    assert lines[5] == rf"{escaped} & {bold} & +1e-05 [$-$2, +3] \\"
     assert lines[6] == r"x & -- & nan \\"
     for line in lines[2:-1]:  # nothing is left open: groups and math
         bare = re.sub(r"\\[{}$\\&%#_]", "", line)
@@ -328,7 +329,7 @@ def test_markdown_keeps_its_columns():
 def test_units_that_differ_stand_in_the_cells(made_up):
     numbers = lambda z: {"test": {"active_units": {"value": z, "stderr": None, "unit": f"of {z}"}}}
     paths = [made_up(f"{z}{s}", {"model.latent_dim": z, "seed": s}, splits=numbers(z)) for z in (2, 4) for s in (0, 1)]
-    grid = tables.means(folded(paths, names=("test.active_units",)))
+    grid = tables.means(table_of(paths, names=("test.active_units",)))
     assert grid.header[-1] == "test active units"
     assert [row[-1].text for row in grid.rows] == ["2.00 ± 0.00 of 2", "4.00 ± 0.00 of 4"]
 
@@ -355,7 +356,7 @@ def test_an_axis_has_the_scale_its_values_ask_for(values, scale):
 
 
 def test_points_and_bars_over_a_key_are_the_tables(grid):
-    figure = charts.against_key(folded(grid), "model.latent_dim", ["test.nll"])
+    figure = charts.against_key(table_of(grid), "model.latent_dim", ["test.nll"])
     (ax,) = figure.axes
     (container,) = ax.containers
     np.testing.assert_allclose(container[0].get_xydata(), [(z, np.mean(values)) for z, values in NLL.items()])
@@ -370,7 +371,7 @@ def test_lines_go_by_the_other_keys(made_up):
     cells = itertools.product((2, 4), ("flow", "vamp"), ("tanh", "relu"))
     names = ("model.latent_dim", "model.prior", "model.activation")
     paths = [made_up(str(i), dict(zip(names, cell, strict=True)), {"nll": i}) for i, cell in enumerate(cells)]
-    table = folded(paths)
+    table = table_of(paths)
     drawn = charts.lines(table, "model.latent_dim", "model.prior")
     assert [line.label for line in drawn] == ["flow, tanh", "flow, relu", "vamp, tanh", "vamp, relu"]
     assert len({line.style["color"] for line in drawn}) == len({line.style["marker"] for line in drawn}) == 2
@@ -381,15 +382,15 @@ def test_lines_go_by_the_other_keys(made_up):
 
 def test_bands_are_standard_errors_at_the_times_all_seeds_share():
     curves = [(np.array([1.0, 2.0, 3.0]), np.array([1.0, 5.0, 2.0])), (np.array([2.0, 3.0]), np.array([7.0, 2.0]))]
-    time, mean, stderr = charts.band(curves)
+    time, mean, stderr = charts.mean_curve(curves)
     np.testing.assert_allclose([time, mean, stderr], [[2.0, 3.0], [6.0, 2.0], [1.0, 0.0]])
-    assert charts.band(curves[:1])[2] is None
+    assert charts.mean_curve(curves[:1])[2] is None
 
 
 def test_curves_have_a_line_for_each_setting(grid):
-    table = folded(grid)
+    table = table_of(grid)
     figure = charts.training_curves(table, {path: directory.read_metrics(path) for path in grid})
-    assert [ax.get_title() for ax in figure.axes[:2]] == ["Train: loss (−ELBO)", "Train: reconstruction (−log p(x|z))"]
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["Train: Loss (−ELBO)", "Train: Reconstruction (−log p(x|z))"]
     assert len(figure.axes) == 6
     for ax in figure.axes:
         assert len(ax.lines) == 3 and len(ax.collections) == 3
@@ -397,16 +398,16 @@ def test_curves_have_a_line_for_each_setting(grid):
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [10.0, 20.0])
 
 
-def test_rate_and_distortion_are_drawn_when_beta_is_swept(made_up, tmp_path, command):
+def test_rate_and_distortion_are_drawn_when_beta_varies(made_up, tmp_path, command):
     values = {0.5: (9.0, -20.0), 1.0: (7.0, -23.0), 4.0: (3.0, -35.0)}
     numbers = {beta: {"kl": rate, "log_likelihood": ll, "elbo": ll - rate} for beta, (rate, ll) in values.items()}
     paths = [made_up(f"b{beta}", {"objective.beta": beta}, numbers[beta]) for beta in values]
     names = ("test.kl", "test.log_likelihood")
-    (ax,) = charts.rate_distortion(folded(paths, names)).axes
+    (ax,) = charts.rate_distortion(table_of(paths, names)).axes
     points = ax.containers[0][0].get_xydata()
     np.testing.assert_allclose(points, [(rate, -ll) for rate, ll in values.values()])
     assert [text.get_text() for text in ax.texts] == ["β=0.5", "β=1", "β=4"]
-    for line in (line for line in ax.lines if line.get_color() == "0.75"):  # along which rate + distortion is the same
+    for line in (line for line in ax.lines if line.get_color() == "0.6"):  # along which rate + distortion is the same
         total = line.get_xydata().sum(1)
         np.testing.assert_allclose(total[0], total[1])
     assert command(*paths, f"--out={tmp_path / 'out'}")[0] == 0

@@ -76,9 +76,7 @@ KEYS = {
     ),
     "data.binarization_seed": Key(0, "of 'fixed'", SEED),
     "data.streams": Key(
-        0,
-        "example i is in stream i mod streams; 0: the largest power of two <= 8 dividing the batch",
-        at_least(0),
+        0, "example i is in stream i mod streams; 0: the largest power of two <= 8 dividing the batch", at_least(0)
     ),
     "data.condition": Key(
         "none",
@@ -132,9 +130,7 @@ KEYS = {
         100, "BDMC: examples drawn from the model, bounded from both sides; 0: none", at_least(0)
     ),
     "gaps.ais.starts": Key(
-        ("q", "prior"),
-        "paths from q*, and from the prior: bounds that may fail differently",
-        some_of("q", "prior"),
+        ("q", "prior"), "paths from q*, and from the prior: bounds that may fail differently", some_of("q", "prior")
     ),
     "gaps.ais.num_chains": Key(16, "for each example", at_least(1)),
     "gaps.ais.num_temperatures": Key(1000, "of a chain's path", at_least(1)),

@@ -1,70 +1,70 @@
-"""What a person sees while a run goes on: a progress bar in a terminal, plain lines anywhere else."""
+"""What a person sees: a progress bar in a terminal, plain lines anywhere else; numbers, columns and errors as text."""
 
 import argparse
-import io
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
-
-from tqdm import tqdm
+from types import SimpleNamespace
 
 from vae_jax.errors import UserError
 
 QUIET_SECONDS = 15  # between plain progress lines
-LAYOUT = "{percentage:3.0f}% {desc}, {remaining} left |{bar}|"  # a narrow terminal cuts the bar, not the numbers
+RATE_SECONDS = 600  # over which the rate is taken; the first update, which compiled, never counts
 
 
 class Progress:
     """A bar with a few numbers beside it; where stdout is no terminal, a line now and then."""
 
     def __init__(self, title, total, initial=0):
-        is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self.title, self.said = title, time.monotonic()
-        self.bar = tqdm(
-            total=total,
-            initial=initial,
-            desc=f"{title}, compiling",
-            bar_format=LAYOUT,
-            leave=False,
-            dynamic_ncols=True,
-            mininterval=0,
-            file=sys.stdout if is_terminal else io.StringIO(),  # which shows nothing but keeps the rate
+        from rich import progress
+        from rich.console import Console
+
+        self.title, self.written = title, time.monotonic()
+        self.is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self.remaining = progress.TimeRemainingColumn(compact=True)
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.percentage:3.0f}% {task.description},", markup=False),
+            self.remaining,
+            progress.TextColumn("left"),
+            progress.BarColumn(bar_width=None),  # a narrow terminal cuts the bar, not the numbers
+            console=Console(file=sys.stdout, force_terminal=self.is_terminal),
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            speed_estimate_period=RATE_SECONDS,
+            get_time=time.monotonic,
+            transient=True,
+            expand=True,
+            disable=not self.is_terminal,
         )
-        self.is_terminal = is_terminal
+        self.bar.add_task(f"{title}, compiling", total=total, completed=initial)
+        (self.task,) = self.bar.tasks
+        self.bar.start()
+        self.bar.console.show_cursor(True)  # a process that is killed must not leave a terminal without one
 
     def update(self, done, text):
         """`done` units of the total are complete."""
-        self.bar.set_description_str(text, refresh=False)
-        self.bar.update(done - self.bar.n)
-        if not self.is_terminal and time.monotonic() - self.said > QUIET_SECONDS:
-            self.said = time.monotonic()
-            write(f"{self.title} {self.bar.n / self.bar.total:4.0%} {text}, {self.left()} left")
+        self.bar.update(self.task.id, completed=done, description=text, refresh=True)
+        if not self.is_terminal and time.monotonic() - self.written > QUIET_SECONDS:
+            self.written = time.monotonic()
+            write(f"{self.title} {self.task.percentage:3.0f}% {text}, {self.left()} left")
 
     def left(self):
-        rate = self.bar.format_dict["rate"] or math.inf  # a smoothed one, that forgets the first call, which compiled
-        return tqdm.format_interval((self.bar.total - self.bar.n) / rate)
+        """The time left as text, --:-- before there is a rate."""
+        return self.remaining.render(self.task).plain
 
     def line(self, text):
         """A line that stays, above the bar."""
-        with tqdm.external_write_mode(file=sys.stdout):
-            write(text)
+        self.bar.console.out(text, highlight=False)
 
     def close(self):
-        self.bar.close()
+        if self.is_terminal:  # elsewhere some versions print an empty line
+            self.bar.stop()
 
 
-class Silent(NamedTuple):
-    """A Progress that shows nothing."""
-
-    update: Callable = lambda done, text: None
-    line: Callable = lambda text: None
-    close: Callable = lambda: None
-
-
-SILENT = Silent()
+# A Progress that shows nothing.
+SILENT = SimpleNamespace(update=lambda done, text: None, line=lambda text: None, close=lambda: None)
 
 
 def write(text=""):
@@ -73,14 +73,17 @@ def write(text=""):
 
 def number(entry):
     """An entry of the summary as text: value, standard error, unit."""
-    return f"{measured(entry['value'], entry.get('stderr'))} {entry['unit']}"
+    return f"{measured(entry['value'], entry.get('stderr'))} {entry.get('unit') or ''}".rstrip()
 
 
-def measured(value, stderr):
-    """'25.24 ± 0.20': a value with two significant digits of its standard error, if it has one."""
-    if stderr is None or not math.isfinite(stderr):
-        return f"{value:.6g}"
-    return f"{value:.{decimals(stderr)}f} ± {stderr:.{decimals(stderr)}f}"
+def measured(value, stderr, group=""):
+    """'25.24 ± 0.20': a value with two significant digits of its standard error, if it has one.
+
+    group: what separates thousands, '' or ','.
+    """
+    if stderr is None or not math.isfinite(stderr) or not math.isfinite(value):
+        return f"{value:{group}}" if isinstance(value, int) else f"{value:{group}.6g}"
+    return f"{value:{group}.{decimals(stderr)}f} ± {stderr:.{decimals(stderr)}f}"
 
 
 def decimals(error):
@@ -88,17 +91,33 @@ def decimals(error):
     return max(0, 1 - int(f"{error:e}".split("e")[1])) if error else 2
 
 
+def columns(rows, right=()):
+    """Rows of texts as lines of aligned columns; the columns numbered in `right` are aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
+    for column in range(len(rows[0])):
+        table.add_column(justify="right" if column in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=10_000, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
 def table(summary):
     """The final numbers of a summary, a line each."""
-    rows = [
-        (split, name, number(entry)) for split, entries in summary["splits"].items() for name, entry in entries.items()
-    ]
-    left, width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return "\n".join(f"  {split:{left}}  {name:{width}}  {text}" for split, name, text in rows)
+    splits = summary["splits"].items()
+    return "\n".join(
+        columns([(split, name, number(entry)) for split, found in splits for name, entry in found.items()])
+    )
 
 
 def guarded(action, interrupted="interrupted"):
-    """Does it and returns its result; a mistake becomes one line, an interruption the line `interrupted`."""
+    """Does it and returns its result; an error becomes one line, an interruption the line `interrupted`."""
     sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
     try:
         return action()

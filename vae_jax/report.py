@@ -4,7 +4,7 @@
     python -m vae_jax.report runs/z=* --x=model.latent_dim --y=test.nll,valid.elbo --out=runs/latent_size
     python -m vae_jax.report --figures runs/z=*
 
-What was swept is found by comparing the configurations. Runs that differ in their seed alone are one row: mean,
+What differs is found by comparing the configurations. Runs that differ in their seed alone are one row: mean,
 standard error, number of seeds. Whatever is missing or not alike is said below the table.
 """
 
@@ -13,14 +13,13 @@ from pathlib import Path
 
 from vae_jax.console import Parser, fail, guarded
 from vae_jax.reports import collect, statistics, tables
-from vae_jax.reports.statistics import caveats
 from vae_jax.runs.directory import read_metrics
 
 TRADE = "rate-distortion"
 
 
 def main(arguments=None) -> None:
-    """Runs the command; every foreseen mistake becomes one line and exit status 2."""
+    """Runs the command; every foreseen error becomes one line and exit status 2."""
     options = parser().parse_intermixed_args(arguments)
     guarded(lambda: (figures if options.figures else report)(options))
 
@@ -30,7 +29,7 @@ def parser() -> Parser:
     listed = lambda text: [part for part in text.split(",") if part]
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument("--x", metavar="KEY", help="key of the configuration along the axis of the picture")
-    parser.add_argument("--by", metavar="KEY", help="swept key whose values are the lines of the pictures")
+    parser.add_argument("--by", metavar="KEY", help="key whose values are the lines of the pictures")
     help_y = f"numbers: SPLIT.NAME as in summary.json, train_seconds, num_params; {TRADE} draws KL against distortion"
     parser.add_argument("--y", metavar="SPLIT.NAME,...", type=listed, default=[], help=help_y)
     help_against = "what every setting is compared with: the best of each number, or the first row"
@@ -42,36 +41,38 @@ def parser() -> Parser:
 
 def report(options) -> None:
     """Prints the table of the runs and writes it, with pictures, to --out."""
-    runs, notes = collect.read_runs(options.runs)
-    if not runs:
-        fail(f"no finished run: {'; '.join(notes)}")
+    runs, notes = finished(options.runs)
     for flag, key in (("--x", options.x), ("--by", options.by)):
         if key is not None:
-            collect.require_swept(runs, key, flag)
+            collect.require_varying(runs, key, flag)
     if options.x is not None and options.x == options.by:
         fail(f"--x and --by are both {options.x}: lines need another key than the axis")
-    keys, along = collect.swept_keys(runs, [key for key in (options.x, options.by) if key])
+    keys, along = collect.setting_keys(runs, [key for key in (options.x, options.by) if key])
     names = chosen_names(runs, keys, options.y)
-    table, repeated = statistics.fold(runs, keys, names, options.against)
+    table, repeated = statistics.make_table(runs, keys, names, options.against)
     kept = [run for row in table.rows for run in row.runs.values()]
-    notes += [*repeated, *caveats(kept, table, along)]
+    notes += [*repeated, *statistics.remarks(kept, table, along)]
     grids = [grid for grid in (tables.means(table), tables.differences(table, options.against)) if grid]
     print("\n\n".join([*map(tables.text, grids), *(["\n".join(f"note: {note}" for note in notes)] if notes else [])]))
     if options.out:
         write(Path(options.out), table, kept, along, grids, notes, draw(table, kept, options))
 
 
+def finished(paths):
+    """The finished runs, and a line for every other path; ends the process where there are none."""
+    runs, notes = collect.read_runs(paths)
+    if not runs:
+        fail(f"no finished run: {'; '.join(notes)}")
+    return runs, notes
+
+
 def chosen_names(runs, keys, asked) -> list[str]:
-    """The numbers asked for, or those of fold.NAMES that there are; with both terms of the bound for their picture."""
-    numbers = list(dict.fromkeys(name for name in asked if name != TRADE))
-    statistics.require_names(runs, numbers)
-    known = statistics.available(runs)
+    """The numbers asked for, or those of NAMES that there are, with both terms of the bound where beta varies."""
     trade = [statistics.RATE, statistics.DISTORTION]
-    if TRADE in asked:
-        statistics.require_names(runs, trade)
-    names = numbers or [name for name in statistics.NAMES if name in known]
-    wanted = TRADE in asked or (statistics.BETA in keys and not asked and set(trade) <= set(known))
-    return list(dict.fromkeys([*names, *(trade if wanted else [])]))
+    names = [part for name in asked for part in (trade if name == TRADE else [name])]
+    statistics.require_names(runs, names)
+    known, usual = statistics.available(runs), [*statistics.NAMES, *(trade if statistics.BETA in keys else [])]
+    return list(dict.fromkeys(names or [name for name in usual if name in known]))
 
 
 def draw(table, runs, options) -> dict:
@@ -83,12 +84,9 @@ def draw(table, runs, options) -> dict:
     drawn = {"curves": (charts.training_curves(table, records, by), "Training, a line for each setting.")}
     x = options.x or longest_axis(table, by)
     if x is not None:
-        asked = [name for name in options.y if name != TRADE] or table.names
         short = re.sub(r"[^\w.-]", "_", x)
-        drawn[short] = (charts.against_key(table, x, asked, by), f"Numbers over {x}.")
-    if {statistics.RATE, statistics.DISTORTION} <= set(table.names) and (
-        TRADE in options.y or statistics.BETA in table.keys
-    ):
+        drawn[short] = (charts.against_key(table, x, table.names, by), f"Numbers over {x}.")
+    if {statistics.RATE, statistics.DISTORTION} <= set(table.names):
         drawn[TRADE] = (charts.rate_distortion(table, by), "Rate and distortion.")
     return drawn
 
@@ -96,7 +94,7 @@ def draw(table, runs, options) -> dict:
 def longest_axis(table, by):
     """The key for the axis if none is asked for: the one with the most values, those with numbers first."""
     values = {key: {row.setting[i] for row in table.rows} for i, key in enumerate(table.keys) if key != by}
-    numbers = [key for key, found in values.items() if all(isinstance(value, int | float) for value in found)]
+    numbers = [key for key, found in values.items() if all(map(collect.is_number, found))]
     return max(numbers or values, key=lambda key: len(values[key]), default=None)
 
 
@@ -123,19 +121,17 @@ def write(folder, table, runs, along, grids, notes, drawn) -> None:
 
 def figures(options) -> None:
     """Draws the pictures of runs whose summary has none, and writes their pages."""
-    for flag, value in (("--x", options.x), ("--by", options.by), ("--y", options.y), ("--out", options.out)):
-        if value:
-            fail(f"{flag} belongs to a table and cannot go with --figures")
+    for name in ("x", "by", "y", "out"):
+        if getattr(options, name):
+            fail(f"--{name} belongs to a table and cannot go with --figures")
     from vae_jax.commands import evaluate  # jax's programs, which a table does without
 
-    runs, notes = collect.read_runs(options.runs)
+    runs, notes = finished(options.runs)
     for note in notes:
         print(f"note: {note}")
     for run in runs:
-        drawn = run.summary.get("figures") or evaluate.draw(run.path)
+        drawn = run.summary.get("figures") or evaluate.draw_run(run.path)
         print(f"{run.path}: {', '.join(drawn)}", flush=True)
-    if not runs:
-        fail("no finished run")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from vae_jax.errors import ConfigError
 from vae_jax.evaluation import generation
 from vae_jax.evaluation.examples import in_chunks, summarize
 from vae_jax.parallel import devices
-from vae_jax.plotting import latent_space as latent_plots
+from vae_jax.plotting import image_rows
 from vae_jax.reports import gallery
 from vae_jax.runs import load
 from vae_jax.training import setup as setups
@@ -84,14 +84,14 @@ def squared_errors(answers, x, best):
 def draw(setup, params, regressor, regressor_params, test):
     """One picture: what is given, draws, the regressor's answer, the originals."""
     some = {name: test[name][: gallery.COMPLETED] for name in ("condition", "key")}
-    answer = gallery.halves_drawn(regressor, regressor_params, some)
+    answer = gallery.halves_drawn(regressor.model, regressor_params, some)
     rows = {
-        **gallery.halves_given(setup, some),
-        **gallery.halves_drawn(setup, params, some),
+        **gallery.halves_given(setup.dataset, some),
+        **gallery.halves_drawn(setup.model, params, some),
         "regressor": answer["prediction"],
-        **gallery.originals(setup, gallery.COMPLETED),
+        **gallery.originals(setup.dataset, gallery.COMPLETED),
     }
-    return latent_plots.strips(rows, "Upper halves completed: draws of z from its prior, and a regressor's one answer")
+    return image_rows(rows, "Upper halves completed: draws of z from its prior, and a regressor's one answer")
 
 
 if __name__ == "__main__":

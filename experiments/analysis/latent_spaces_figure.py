@@ -8,8 +8,8 @@ and `test`, images {what: [N, *event]}, numbers {name: {value, stderr}}; of a li
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_jax.plotting.images import BLACK, BLUE, ORANGE, image_grid, plain
 from vae_jax.plotting.latent_space import draw_latents
+from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, image_grid, plain
 
 YARDSTICK = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": "held-out real images"}
 AVERAGE = {"color": ORANGE, "markersize": 5, "fillstyle": "none", "linestyle": "", "label": "the two images averaged"}

@@ -15,8 +15,7 @@ from vae_jax import console
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import generation
 from vae_jax.keys import prior_key
-from vae_jax.plotting.images import BLUE, ORANGE, image_grid, plain
-from vae_jax.plotting.likelihood import log_axis
+from vae_jax.plotting.toolkit import BLUE, ORANGE, image_grid, log_axis, plain
 from vae_jax.training import setup as setups
 
 SHOWN = 8  # images in a row

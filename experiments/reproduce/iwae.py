@@ -13,10 +13,7 @@ from pathlib import Path
 
 from vae_jax import config as configs
 
-LAYERS = {
-    "L1": {},
-    "L2": {"model.latent_dim": 100, "model.posterior": "two_layer", "model.prior": "two_layer"},
-}
+LAYERS = {"L1": {}, "L2": {"model.latent_dim": 100, "model.posterior": "two_layer", "model.prior": "two_layer"}}
 OBJECTIVES = {
     "vae": {"objective.name": "elbo", "objective.kl": "monte_carlo"},
     "iwae": {"objective.name": "iwae"},
@@ -31,10 +28,7 @@ QUICK = {
     "eval.max_examples": 1000,
     "eval.train_examples": 0,
 }
-QUICK_LENGTHS = {
-    "k1": {"train.epochs": 7, "train.batch_size": 256},
-    "k5": {"train.epochs": 3, "train.batch_size": 128},
-}
+QUICK_LENGTHS = {"k1": {"train.epochs": 7, "train.batch_size": 256}, "k5": {"train.epochs": 3, "train.batch_size": 128}}
 SETTINGS = {"": {}} | {
     f"{layers}-{objective}-{k}{quick}": {
         **LAYERS[layers],

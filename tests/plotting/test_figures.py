@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from vae_jax.plotting import images as image_plots
 from vae_jax.plotting import latent_space as latent_plots
+from vae_jax.plotting import toolkit
 from vae_jax.plotting import training as training_plots
 
 RNG = np.random.default_rng(0)
@@ -111,11 +112,11 @@ def test_training_curves_without_an_elbo():
     assert "Loss (−objective)" not in titles(training_plots.training_curves(make_records(8) + records))
 
 
-def test_training_curves_order_units_and_steps():
+def test_training_curves_order_and_steps():
     records = [{k: v for k, v in record.items() if k != "epoch"} for record in make_records(5)]
-    ax = training_plots.training_curves(records[::-1], units="bits/dim").axes[0]
+    ax = training_plots.training_curves(records[::-1]).axes[0]
     np.testing.assert_array_equal(line(ax, "train").get_xdata(), [10, 20, 30, 40, 50])
-    assert ax.get_xlabel() == "Step" and ax.get_ylabel() == "bits/dim"
+    assert ax.get_xlabel() == "Step"
 
 
 @pytest.mark.parametrize("records", [[], [{"step": 1, "epoch": 1, "split": "train", "elbo": float("nan")}]])
@@ -133,19 +134,19 @@ def test_a_single_record_is_visible():
 
 def test_image_grid_places_separates_and_clips():
     x = np.stack([np.full((4, 5), value) for value in (-1.0, 0.25, 2.0, 0.5, 0.75)])
-    grid = image_plots.image_grid(x, 3)
+    grid = toolkit.image_grid(x, 3)
     assert grid.shape == (2 * 4 + 1, 3 * 5 + 2)
     for i, value in enumerate([0.0, 0.25, 1.0, 0.5, 0.75]):
         top, left = i // 3 * 5, i % 3 * 6
         assert (grid[top : top + 4, left : left + 5] == value).all()
     assert (grid[4] == 1).all() and (grid[:, 5] == 1).all()  # separators
     assert (grid[5:, 12:] == 1).all()  # the sixth cell is empty
-    np.testing.assert_array_equal(image_plots.image_grid(x[..., None], 3), grid)
+    np.testing.assert_array_equal(toolkit.image_grid(x[..., None], 3), grid)
 
 
 def test_image_grid_rgb():
     x = RNG.random((4, 3, 3, 3)).astype(np.float32)
-    grid = image_plots.image_grid(x, 2)
+    grid = toolkit.image_grid(x, 2)
     assert grid.shape == (7, 7, 3)
     np.testing.assert_array_equal(grid[4:, 4:], x[3])
 
@@ -153,7 +154,7 @@ def test_image_grid_rgb():
 @pytest.mark.parametrize("event", [(8, 8), (8, 8, 1), (8, 6, 3)])
 def test_reconstructions_pair_images(event):
     x, x_mean = RNG.random((5, *event)), RNG.random((5, *event))
-    figure = image_plots.reconstructions(2 * x - 1, 2 * x_mean - 1, value_range=(-1, 1), columns=3)
+    figure = image_plots.reconstructions(x, x_mean, columns=3)
     (ax,) = figure.axes
     picture = np.asarray(ax.images[0].get_array())
     size, pitch, band = event[1], 9, 2 * 8 + 1 + 3
@@ -183,18 +184,20 @@ def test_vectors_are_lines(event):
 
 
 def test_reconstructions_refuse_what_they_cannot_draw():
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="same shape"):
         image_plots.reconstructions(np.zeros((3, 8, 8)), np.zeros((3, 8, 8, 1)))
+    with pytest.raises(ValueError, match=r"\(8, 8, 8, 8\)"):
+        image_plots.samples(np.zeros((3, 8, 8, 8, 8)))
     with pytest.raises(ValueError, match=r"\(8, 8, 2\)"):
         image_plots.reconstructions(np.zeros((3, 8, 8, 2)), np.zeros((3, 8, 8, 2)))
 
 
 @pytest.mark.parametrize("num", [1, 7, 16])
 def test_samples_fill_a_grid(num):
-    x = RNG.integers(0, 256, (num, 8, 8)).astype(np.uint8)
-    figure = image_plots.samples(x, value_range=(0, 255), title="Digits")
+    x = RNG.random((num, 8, 8))
+    figure = image_plots.samples(x, title="Digits")
     (ax,) = figure.axes
-    expected = image_plots.image_grid(x / 255, {1: 1, 7: 3, 16: 4}[num])
+    expected = toolkit.image_grid(x, {1: 1, 7: 3, 16: 4}[num])
     np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), expected, atol=1e-6)
     assert ax.get_title(loc="left") == "Digits" and ax.images[0].get_clim() == (0, 1)
     width, height = ax.get_window_extent().size
@@ -204,18 +207,14 @@ def test_samples_fill_a_grid(num):
 
 def test_latent_scatter_colours_and_names_classes():
     mean, label = RNG.normal(size=(500, 2)), RNG.permutation(np.arange(500) % 10)
-    figure = latent_plots.latent_scatter(mean, label, class_names=[f"class {k}" for k in range(10)])
+    figure = latent_plots.latent_scatter(mean, label)
     (ax,) = figure.axes
     points = ax.collections[0]
     np.testing.assert_array_equal(points.get_offsets(), mean)
     np.testing.assert_allclose(
-        points.get_facecolors()[:, :3], [to_rgba(image_plots.CLASS_COLORS[k])[:3] for k in label], atol=1e-6
+        points.get_facecolors()[:, :3], [to_rgba(toolkit.CLASS_COLORS[k])[:3] for k in label], atol=1e-6
     )
-    assert [text.get_text() for text in figure.legends[0].texts] == [
-        "prior 1σ",
-        "prior 2σ",
-        *[f"{k} class {k}" for k in range(10)],
-    ]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["prior 1σ", "prior 2σ", *map(str, range(10))]
     assert [patch.radius for patch in ax.patches] == [1, 2]
     assert [text.get_text() for text in ax.texts] == [str(k) for k in range(10)]
     assert_legible(figure)  # the ten medians nearly coincide, their numbers may not
@@ -265,8 +264,8 @@ def test_latent_scatter_wants_two_dimensions():
 def test_nothing_global():
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
-        "import numpy as np; from vae_jax import figures\n"
-        "figures.samples(np.zeros((2, 8, 8))); figures.latent_scatter(np.zeros((3, 2)), [0, 1, 1])\n"
+        "import numpy as np; from vae_jax import plotting\n"
+        "plotting.samples(np.zeros((2, 8, 8))); plotting.latent_scatter(np.zeros((3, 2)), [0, 1, 1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,10 +24,10 @@ def test_off_manifold(shape):
     figure = likelihood_plots.off_manifold(kinds, errors, np.linspace(0.01, 0.03, 50))
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_yticklabels()] == list(kinds) and list(left.get_yticks()) == [0, 1, 2]
-    dots = [line for line in right.lines if line.get_marker() == "o" and len(line.get_xdata())]
-    for row, (line, values) in enumerate(zip(dots, errors.values(), strict=True)):
-        np.testing.assert_array_equal(line.get_xdata(), values)
-        assert set(line.get_ydata()) == {row}
+    (dots,) = (line for line in right.lines if line.get_marker() == "o")
+    for row, values in enumerate(errors.values()):
+        np.testing.assert_array_equal(dots.get_xdata()[dots.get_ydata() == row], values)
+    assert set(dots.get_ydata()) == set(range(len(errors)))
     assert right.get_ylim() == pytest.approx(left.get_ylim()) and len(drawn(figure)) > 3000
 
 
@@ -39,15 +39,16 @@ def test_bits(label, pictured):
     images = np.random.default_rng(0).uniform(size=(12, 5, 5, 1)) if pictured else None
     figure = likelihood_plots.bits(rate, distortion, label, images)
     (ax,) = [ax for ax in figure.axes if ax.get_xlabel().startswith("Rate")]
-    points = np.concatenate([found.get_offsets() for found in ax.collections])
+    (points,) = (found.get_offsets() for found in ax.collections)
     np.testing.assert_allclose(np.sort(points, 0), np.sort(np.column_stack([rate, distortion]), 0))
     if pictured:
         titles = [ax.get_title() for ax in figure.axes if ax.images]
         total = np.sort(rate + distortion)
         assert titles == [f"{number:.0f}".replace("-", "−") for number in [*total[:8], *total[::-1][:8]]]
-    for text in ax.texts:  # every line's label is where its sum is
+    sums = [text for text in ax.texts if "in total" in text.get_text()]
+    for text in sums:  # every line's label is where its sum is
         assert sum(text.xy) == pytest.approx(float(text.get_text().split()[0].replace("−", "-")))
-    assert len(drawn(figure)) > 3000
+    assert sums and len(drawn(figure)) > 3000
 
 
 @pytest.mark.parametrize("count", [1, 7])

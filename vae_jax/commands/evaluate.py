@@ -5,70 +5,96 @@ from pathlib import Path
 import numpy as np
 
 from vae_jax import console
-from vae_jax.commands.configuration import changed
-from vae_jax.evaluation import latent_space
+from vae_jax.commands.configuration import changed, default
+from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
+from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
 from vae_jax.evaluation.summary import measure_further
 from vae_jax.parallel import devices
+from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.reports import gallery, page
-from vae_jax.reports.gallery import in_bits, off_manifold
 from vae_jax.runs import directory
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
-
-def examine(setup, params, workdir):
-    """Measures train and test and draws; returns ({split: numbers}, {name: (Figure, caption)})."""
-    limit, numbers, table = setup.config.eval.train_examples, {}, setups.trained_table(setup, workdir)
-    measure = lambda examples: measure_further(setup.model, params, examples, setup.config, devices.spread(setup.mesh))
-    if limit:  # by themselves, as at the run's end: in other chunks a matrix product rounds otherwise
-        numbers["train"] = measure(setups.run_examples(setup, params, "train", limit, table))
-    test = setups.run_examples(setup, params, "test", setup.config.eval.max_examples)
-    codes = setups.run_examples(setup, params, "train", setups.CODES, table)
-    numbers["test"] = measure(test)
-    if isinstance(test["mean"], np.ndarray) and test["mean"].size and "label" in test:
-        numbers["test"] |= latent_space.accuracies(codes["mean"], codes["label"], test["mean"], test["label"])
-    likelihoods, drawn = in_bits(setup, params, test)
-    unlike, shown = off_manifold(setup, params, test)
-    numbers["test"] |= likelihoods
-    return numbers | unlike, drawn | shown | gallery.draw(setup, params, test, codes)
+UNLIKE = 20  # images of each kind off the manifold
 
 
 def evaluate(workdir, overrides, num_devices=0):
     """Measures and draws everything there is of a trained run; saves it with the run's own numbers and prints them."""
     workdir = Path(workdir)
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
-    numbers, drawn = examine(setup, params, workdir)
+    numbers, drawn = measure_and_draw(setup, params, workdir)
     for split, entries in numbers.items():
         save(workdir, split, entries, drawn if split == "test" else {})
     console.write(console.table({"splits": numbers}))
     console.write(f"report    {workdir / directory.REPORT}")
 
 
+def measure_and_draw(setup, params, workdir):
+    """({split: numbers}, {name: (Figure, caption)}) of train and test, and of images unlike the data."""
+    config, model, spread = setup.config, setup.model, devices.spread(setup.mesh)
+    limit, numbers, drawn, table = config.eval.train_examples, {}, {}, setups.trained_table(setup, workdir)
+    if limit:  # by themselves, as at the run's end: in other chunks a matrix product rounds otherwise
+        train = setups.run_examples(setup, params, "train", limit, table)
+        numbers["train"] = measure_further(model, params, train, config, spread)
+    test = setups.run_examples(setup, params, "test", config.eval.max_examples)
+    codes = setups.run_examples(setup, params, "train", setups.CODES, table)
+    numbers["test"] = measure_further(model, params, test, config, spread)
+    if model.latent_dim and not model.layered and "label" in test:
+        numbers["test"] |= latent_space.accuracies(codes["mean"], codes["label"], test["mean"], test["label"])
+    if model.latent_dim and model.has_density:
+        likelihoods, *arrays = measure_bits(setup, params, test, spread)
+        numbers["test"] |= likelihoods
+        drawn |= gallery.draw_bits(setup.dataset, test, *arrays)
+    if model.latent_dim and gallery.has_images(setup.dataset):
+        numbers["off_manifold"], *arrays = measure_unlike(setup, params, test, spread)
+        figure = likelihood_plots.off_manifold(*arrays)
+        drawn["off_manifold"] = (figure, "What is reconstructed of images unlike the data.")
+    return numbers, drawn | gallery.draw_evaluation(config, setup.dataset, model, params, test, codes, spread)
+
+
+def measure_bits(setup, params, test, spread):
+    """log p(x) by two estimates, as numbers; the bound's terms of each example; what the estimates are by draws."""
+    config = setup.config.eval
+    each = lambda chunk: bounds.elbo_terms(setup.model, params, chunk, config.elbo_samples)
+    terms = in_chunks(each, test, config.chunk_images, spread)
+    weights = bounds.measure(setup.model, params, test, config, spread) if config.curve_examples else {}
+    return bounds.numbers(weights), terms, bounds.curves(weights)
+
+
+def measure_unlike(setup, params, test, spread):
+    """Squared errors of images unlike the data: numbers, {kind: (images, reconstructions)}, {kind: errors `[N]`}, and
+    the errors of all test images."""
+    model, config = setup.model, setup.config
+    some = {name: array[:UNLIKE] for name, array in test.items() if name in ("image", "key", "condition")}
+    kinds, errors = {}, {}
+    for name, images in out_of_distribution.probes(some["image"], config.eval.seed).items():
+        examples = with_q_params(model, params, some | {"image": images}, config, spread)
+        means = np.asarray(generation.reconstruct(model, params, with_means(model, params, examples, spread)))
+        kinds[name], errors[name] = (images, means), ((images - means) ** 2).reshape(len(images), -1).mean(-1)
+    numbers = {name: summarize(values, "squared error per element") for name, values in errors.items()}
+    return numbers, kinds, errors, generation.squared_error(model, params, test, config.eval, spread)
+
+
 def draw_run(workdir):
     """The pictures of a run's end for a run that was finished without them, and its report; returns {name: caption}."""
     workdir = Path(workdir)
     setup, params = reopen(workdir)
-    config = setup.config
-    shown = (
-        0 if config.model.latent_dim == 2 else max(gallery.PAIRS, config.figures.count)
-    )  # the scatter shows them all
-    limit = min(filter(None, (shown, config.eval.max_examples)), default=0)
-    examples = setups.run_examples(setup, params, "test", limit)
-    codes = setups.training_codes(setup, params, setups.trained_table(setup, workdir))
+    config, codes = setup.config, setups.training_codes(setup, params, setups.trained_table(setup, workdir))
+    shown = 0 if config.model.latent_dim == 2 else max(gallery.PAIRS, config.figures.count)  # the scatter shows all
+    test = setups.run_examples(setup, params, "test", min(filter(None, (shown, config.eval.max_examples)), default=0))
     records = directory.read_metrics(workdir)
-    drawn = gallery.draw_run(config, setup.dataset, setup.model, params, examples, records, codes)
+    drawn = gallery.draw_run(config, setup.dataset, setup.model, params, test, records, codes)
     captions = directory.save_figures(workdir, drawn)
     directory.write_summary(workdir, directory.read_summary(workdir) | {"figures": captions})
-    page.write_report(workdir)
+    page.write_report(workdir, default().to_dict())
     return captions
 
 
-def save(workdir, name, numbers, pictures):
+def save(workdir, name, numbers, drawn):
     """Adds numbers and pictures to the run's summary and its report."""
     summary = directory.read_summary(workdir) or {"complete": False, "splits": {}, "figures": {}}
-    for picture, (figure, caption) in pictures.items():
-        directory.save_figure(workdir, picture, figure)
-        summary["figures"][picture] = caption
+    summary["figures"] |= directory.save_figures(workdir, drawn)
     summary["splits"][name] = summary["splits"].get(name, {}) | numbers
     directory.write_summary(workdir, summary)
-    page.write_report(workdir)
+    page.write_report(workdir, default().to_dict())

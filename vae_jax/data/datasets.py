@@ -93,12 +93,7 @@ def load(config: Any) -> Dataset:
 
 
 def assemble(
-    name: str,
-    train: Split,
-    valid: Split,
-    test: Split,
-    provenance: dict,
-    value_range: tuple[float, float] | None = None,
+    name: str, train: Split, valid: Split, test: Split, provenance: dict, value_range: tuple[float, float] | None = None
 ) -> Dataset:
     """A data set of three splits; shapes, classes and range of its `info` are read off the arrays.
 

@@ -260,8 +260,7 @@ class LogisticMixture:
         red, green = value[..., 0, :], value[..., 1, :]
         r, g, b = (self.means[..., i, :] for i in range(3))
         return jnp.stack(
-            jnp.broadcast_arrays(r, g + c[..., 1, :] * red, b + c[..., 2, :] * red + c[..., 0, :] * green),
-            axis=-2,
+            jnp.broadcast_arrays(r, g + c[..., 1, :] * red, b + c[..., 2, :] * red + c[..., 0, :] * green), axis=-2
         )
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:

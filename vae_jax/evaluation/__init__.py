@@ -1,14 +1,7 @@
 """Measuring a trained model: (model, params, examples, config, spread) -> arrays and numbers, never a picture."""
 
 from vae_jax.evaluation.bounds import bound_numbers, elbo_terms, importance_log_px, likelihood_numbers
-from vae_jax.evaluation.examples import (
-    in_chunks,
-    split_examples,
-    summarize,
-    with_entries,
-    with_means,
-    with_q_params,
-)
+from vae_jax.evaluation.examples import in_chunks, split_examples, summarize, with_entries, with_means, with_q_params
 from vae_jax.evaluation.generation import decode_means, prior_means, reconstruct
 from vae_jax.evaluation.summary import measure_all, measure_bound, measure_further
 

@@ -116,10 +116,7 @@ def own_family(run, examples, config):
         **given,
         "q_params": run(title, use, fit_from, given, config.fit, images=config.fit.num_samples),
     }
-    fitted = [
-        fit("q* from q", Use.GAPS_FIT_FROM_Q, examples),
-        fit("q* from the start", Use.GAPS_FIT_FROM_START, start),
-    ]
+    fitted = [fit("q* from q", Use.GAPS_FIT_FROM_Q, examples), fit("q* from the start", Use.GAPS_FIT_FROM_START, start)]
     star, best = best_of(run, "judging q*", [examples, *fitted], config)
     values = {
         "elbo_q": elbo(run, "L[q]", Use.GAPS_REPORT, examples, config),

@@ -70,9 +70,4 @@ def line_distance(pixels, corners):
     return np.min(each, axis=0)
 
 
-DRAWN = {
-    "uniform noise": noise,
-    "constant colour": constant,
-    "checkerboard": checkerboard,
-    "drawn stroke": stroke,
-}
+DRAWN = {"uniform noise": noise, "constant colour": constant, "checkerboard": checkerboard, "drawn stroke": stroke}

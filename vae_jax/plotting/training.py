@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vae_jax.plotting.images import BLACK, BLUE, ORANGE, plain
+from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, panels, plain
 
 SPLITS = {
     "train": {"color": BLUE, "linewidth": 1.6, "zorder": 2},
@@ -19,25 +19,40 @@ PANELS = {  # what a record holds -> the panel's title, and the sign that turns 
 }
 
 
-def training_curves(records, units="nats") -> Figure:
-    """Loss and its two terms against epochs; records: metrics.jsonl's dicts, `{"epoch", "step", "split", "elbo", ...}`.
+def training_curves(records) -> Figure:
+    """Loss and its two terms during training, nats per example: -elbo, or -objective where there is no ELBO, and
 
-    Plots -elbo (-objective where no record has an ELBO), -log_likelihood and kl as they are: `units` only names them.
-    What is missing or not finite is left out. Each panel's legend holds each split's last value.
+        -elbo = -log_likelihood + kl.
+
+    Args:
+        records: the dicts of metrics.jsonl, `{"epoch", "step", "split", "elbo", ...}`; what is missing or not finite
+            is left out.
+
+    Returns:
+        The picture; each panel's legend holds each split's last value.
     """
-    keys = [key for key in PANELS if any(finite(record, key) for record in records)]
-    if "elbo" in keys and "objective" in keys:
-        keys.remove("objective")
-    figure = Figure(figsize=(4.0 * max(len(keys), 1), 3.3), layout="constrained")
-    if not keys:
-        figure.text(0.5, 0.5, "No finite number recorded", ha="center", va="center")
-        return figure
+    names = shown_panels(records)
+    figure, axes = panels(len(names), 4, (4.0, 0.0), (0.0, 3.3))
+    if not names:
+        return no_panel(figure)
     time = "epoch" if all("epoch" in record for record in records) else "step"
-    for ax, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        title, sign = PANELS[key]
-        _curves_panel(ax, {split: curve(records, split, time, key, sign) for split in SPLITS})
+    for ax, name in zip(axes, names, strict=True):
+        title, sign = PANELS[name]
+        _curves_panel(ax, {split: curve(records, split, time, name, sign) for split in SPLITS})
         ax.set_title(title, fontsize=11, loc="left", pad=24)  # the legend stands between title and axes
-        ax.set(xlabel=time.capitalize(), ylabel=f"{units} per example" if units == "nats" else units)
+        ax.set(xlabel=time.capitalize(), ylabel="nats per example")
+    return figure
+
+
+def shown_panels(records) -> list[str]:
+    """The names of PANELS of which a record has a finite number; 'objective' only where none has an ELBO."""
+    names = [name for name in PANELS if any(finite(record, name) for record in records)]
+    return [name for name in names if name != "objective" or "elbo" not in names]
+
+
+def no_panel(figure) -> Figure:
+    """The figure with a line that says why it is empty."""
+    figure.text(0.5, 0.5, "No finite number recorded", ha="center", va="center")
     return figure
 
 
@@ -45,7 +60,7 @@ def finite(record, key):
     return record.get(key) is not None and bool(np.isfinite(record[key]))
 
 
-def curve(records, split, time, key, sign):
+def curve(records, split, time, key, sign) -> np.ndarray:
     """The split's (times [T], values [T]), finite ones only, in order of time."""
     own = [r for r in records if r.get("split") == split and finite(r, key) and finite(r, time)]
     points = sorted((r[time], sign * r[key]) for r in own)
@@ -69,7 +84,7 @@ def _curves_panel(ax, curves):
     plain(ax)
 
 
-def robust_limits(curves):
+def robust_limits(curves) -> tuple[float, float]:
     """Limits that hold what follows the first tenth of training and every last value; the start may leave the frame."""
     time, value = np.concatenate(curves, 1)
     late = value[time >= time.min() + 0.1 * np.ptp(time)]

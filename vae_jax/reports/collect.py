@@ -1,6 +1,7 @@
 """Run directories read, and what differs among them: the settings of a sweep are found, not declared."""
 
 import difflib
+import math
 import os
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ WITH_SEED = ("init_from", "inference.encoder_run", "eval.seed", "data.binarizati
 
 
 class Run(NamedTuple):
-    """A finished run; `config` is {dotted key: value}, keys it does not know at their defaults, lists as tuples."""
+    """A finished run; `config` is {dotted key: value}, lists as tuples."""
 
     path: str
     config: dict
@@ -25,7 +26,14 @@ class Run(NamedTuple):
 
 
 def read_runs(paths) -> tuple[list[Run], list[str]]:
-    """The finished runs among directories, and a line for every other one."""
+    """Finished runs.
+
+    Args:
+        paths: run directories.
+
+    Returns:
+        The finished runs among them, and a line for every other one.
+    """
     runs, notes, seen = [], [], set()
     for path in paths:
         path, place = os.path.normpath(path), os.path.realpath(path)
@@ -62,7 +70,12 @@ def hashable(value):
 def varying(runs) -> list[str]:
     """The config keys whose values differ among runs, the seed included, in the order of the configuration."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
-    return [key for key in keys if len({run.config.get(key) for run in runs}) > 1]
+    return [key for key in keys if distinct(runs, [key]) > 1]
+
+
+def distinct(runs, keys) -> int:
+    """How many different values the runs have in `keys`, taken together."""
+    return len({tuple(run.config.get(key) for key in keys) for run in runs})
 
 
 def of_the_seed(runs) -> list[str]:
@@ -76,36 +89,43 @@ def of_the_seed(runs) -> list[str]:
     return keys
 
 
-def distinct(runs, keys) -> int:
-    """How many different values the runs have in `keys`, taken together."""
-    return len({tuple(run.config.get(key) for key in keys) for run in runs})
-
-
-def swept_keys(runs, asked=()) -> tuple[list[str], list[str]]:
-    """The keys that tell the settings apart, `asked` ones first, and those that only go along with them.
+def setting_keys(runs, asked=()) -> tuple[list[str], list[str]]:
+    """The keys that tell the settings of a sweep apart.
 
     Of keys that change together the one with the most values stays, of equals the first in the configuration.
+
+    Args:
+        runs: what `read_runs` gave.
+        asked: keys that stay in any case.
+
+    Returns:
+        The keys, `asked` ones first, and those that only go along with them.
     """
     aside = {*of_the_seed(runs), *(key for key in varying(runs) if in_groups(key, ASIDE))} - set(asked)
     keys = [*asked, *(key for key in varying(runs) if key not in {*aside, *asked})]
-    distinct = lambda *keys: len({tuple(run.config.get(key) for key in keys) for run in runs})
     along = []
-    for key in sorted(reversed(keys), key=distinct):
+    for key in sorted(reversed(keys), key=lambda key: distinct(runs, [key])):
         rest = [other for other in keys if other not in {*along, key}]
-        if key not in asked and distinct(*rest) == distinct(*rest, key):
+        if key not in asked and distinct(runs, rest) == distinct(runs, [*rest, key]):
             along.append(key)
     return [key for key in keys if key not in along], [key for key in keys if key in along]
 
 
-def require_swept(runs, key, flag) -> None:
+def require_varying(runs, key, flag) -> None:
     """ReportError unless the runs differ in `key`."""
-    known, found = runs[0].config, [key for key in varying(runs) if key != "seed"]
+    known, found = runs[0].config, varying(runs)
     if key not in known:
-        near = difflib.get_close_matches(key, known, 1, 0.5)
-        raise ReportError(f"{flag}={key}: no key of the configuration" + (f", did you mean {near[0]}?" if near else ""))
-    if key not in varying(runs):
-        swept = ", ".join(found) or "nothing but the seed" * ("seed" in varying(runs)) or "nothing"
-        raise ReportError(f"{flag}={key} is {spell(known[key])} in every run; what differs is {swept}")
+        raise ReportError(f"{flag}={key}: no key of the configuration{meant(key, known, ', ')}")
+    if key not in found:
+        others = ", ".join(other for other in found if other != "seed")
+        others = others or "nothing but the seed" * ("seed" in found) or "nothing"
+        raise ReportError(f"{flag}={key} is {spell(known[key])} in every run; what differs is {others}")
+
+
+def meant(name, known, before="") -> str:
+    """'did you mean ...?' of the known name most like this one, '' where there is none."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"{before}did you mean {near[0]}?" if near else ""
 
 
 def spell(value) -> str:
@@ -113,6 +133,10 @@ def spell(value) -> str:
     if isinstance(value, tuple):
         return ",".join(map(spell, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def spelled(keys, setting) -> str:

@@ -1,108 +1,174 @@
-"""What a model generates: samples, samples for each label, completions of half an image; arrays, and a run's picture.
+"""The pictures of one run: what a trained model generates and reconstructs, and its latent space.
 
-condition = label    a row for each class, the same noise down each column: it shares a style, not a class
-condition = upper    half a test image, and below it what p(x|z,c) has for several draws of z from p(z|c)
-otherwise            the mean of p(x|z) at draws from the prior, for the conditions of test images if there are any
+What it generates depends on what it is conditional on (config.data.condition):
+
+    label        a row for each class, the same noise down each column: it shares a style, not a class
+    upper        half a test image, and below it what p(x|z,c) has for several draws of z from p(z|c)
+    otherwise    the mean of p(x|z) at draws from the prior, for the conditions of test images if there are any
 """
-
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 
 from vae_jax.data import preprocess
-from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
-from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
-from vae_jax.evaluation.generation import completions, label_means
+from vae_jax.evaluation import generation, latent_space
+from vae_jax.evaluation.examples import in_chunks
 from vae_jax.keys import prior_key
-from vae_jax.parallel import devices
 from vae_jax.plotting import images as image_plots
 from vae_jax.plotting import latent_space as latent_plots
 from vae_jax.plotting import likelihood as likelihood_plots
+from vae_jax.plotting.toolkit import image_rows
+from vae_jax.plotting.training import training_curves
 
+PAIRS = 20  # images beside their reconstructions
 CLASSES, DRAWS = 20, 12  # at most so many classes, and draws of z for each
 COMPLETED, COMPLETIONS = 10, 6  # test images, and draws of z for each
 UNKNOWN = 0.35  # the grey of what is to be completed
+SHOWN, DRAWN, GRID, WALKS, HISTOGRAMS = 6, 9, 20, 8, 8  # images and draws in a picture, cells, dimensions
 
 
-def generated(setup, params, test, codes):
-    """{name: (Figure, caption)} of what the model generates; `codes` [N, Z] are an autoencoder's of training images."""
-    return choose(setup)(setup, params, test, codes)
+def draw_run(config, dataset, model, params, test, records, codes) -> dict:
+    """The pictures of a run's end.
+
+    Args:
+        config: the run's configuration.
+        dataset: its data.
+        model: its Model.
+        params: its parameters.
+        test: test examples with q_params and the mean of q(z|x).
+        records: the dicts of metrics.jsonl.
+        codes: of an autoencoder, E_q[z|x] of training images `[N, Z]`; of another model None.
+
+    Returns:
+        {name: (Figure, caption)}.
+    """
+    drawn = {"curves": (training_curves(records), "Loss and its two terms, per example, during training.")}
+    if model.latent_dim:
+        shown = first(test, PAIRS)
+        drawn["reconstructions"] = (
+            image_plots.reconstructions(shown["image"], generation.reconstruct(model, params, shown)),
+            "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
+        )
+    drawn |= draw_generated(config, dataset, model, params, test, codes)
+    if not model.layered and model.latent_dim == 2:
+        drawn |= draw_codes(model, test)
+    return drawn
 
 
-def choose(setup):
+def draw_evaluation(config, dataset, model, params, test, codes, spread) -> dict:
+    """The further pictures of --mode=evaluate: every one that the model allows.
+
+    Args:
+        config, dataset, model, params, test: as for `draw_run`.
+        codes: training examples with the mean of q(z|x).
+        spread: how examples are spread over devices.
+
+    Returns:
+        {name: (Figure, caption)}.
+    """
+    drawn = {}
+    if config.data.condition != "none":
+        drawn |= draw_generated(config, dataset, model, params, test, codes["mean"])
+    if model.layered or not model.latent_dim or not has_images(dataset):
+        return drawn
+    drawn |= draw_codes(model, test) | draw_decoded(dataset, model, params, test, codes)
+    if model.has_density:
+        drawn |= draw_posterior(config, model, params, test, spread)
+    return drawn
+
+
+def draw_bits(dataset, test, terms, curves):
+    """What each test image costs, by the `terms` of its bound, and log p(x) by two estimates against their draws."""
+    rate, distortion = terms["kl"] / np.log(2), -terms["log_likelihood"] / np.log(2)
+    figure = likelihood_plots.bits(rate, distortion, test.get("label"), test["image"] if has_images(dataset) else None)
+    drawn = {"bits": (figure, "What each test image costs: bits of z, and bits of x given z.")}
+    if curves:
+        figure = likelihood_plots.estimates({f"{len(curves['q'][1])} test images": curves})
+        caption = (
+            "log p(x) from draws of the prior and of q, two standard errors to either side; below, how many count."
+        )
+        drawn["estimates"] = (figure, caption)
+    return drawn
+
+
+def first(examples, count):
+    """The first `count` of examples."""
+    return jax.tree.map(lambda leaf: leaf[:count], examples)
+
+
+def has_images(dataset):
+    return len(dataset.info.event_shape) > 1
+
+
+# What is generated.
+
+
+def draw_generated(config, dataset, model, params, test, codes):
+    """{name: (Figure, caption)} of what the model generates; `codes` `[N, Z]` are an autoencoder's."""
+    return choose(config, dataset, model)(config, dataset, model, params, test, codes)
+
+
+def choose(config, dataset, model):
     """The function that draws what such a model generates."""
-    condition, is_image = setup.config.data.condition, len(setup.dataset.info.event_shape) > 1
-    if condition == "label" and is_image:
+    if config.data.condition == "label" and has_images(dataset):
         return by_label
-    return completed if condition == "upper" and setup.config.model.posterior != "dirac" else samples
+    return completed if config.data.condition == "upper" and model.has_density else samples
 
 
-def samples(setup, params, test, codes):
+def samples(config, dataset, model, params, test, codes):
     """A grid of the mean of p(x|z) at draws from the prior; of an autoencoder, from a mixture fitted to its codes."""
-    model, count, seed = setup.model, setup.config.figures.count, setup.config.eval.seed
-    condition = test["condition"][:count] if "condition" in test else None
-    count = count if condition is None else len(condition)
-    if setup.config.model.posterior == "dirac":
-        z = generation.code_draws(codes, count, seed)
+    condition = test["condition"][: config.figures.count] if "condition" in test else None
+    count = config.figures.count if condition is None else len(condition)
+    if model.has_density:
+        means = generation.prior_means(model, params, prior_key(config.eval.seed), count, condition)
+        caption = "The mean of p(x|z) at draws of z from the prior."
+    else:
+        z = generation.code_draws(codes, count, config.eval.seed)
         means = generation.decode_means(model, params, z, condition)
         caption = "The decoder at draws of a mixture of Gaussians fitted to the codes of training images."
-    else:
-        means = generation.prior_means(model, params, prior_key(setup.config.eval.seed), count, condition)
-        caption = "The mean of p(x|z) at draws of z from the prior."
     return {"samples": (image_plots.samples(means), caption)}
 
 
-# ---- for each label
-
-
-def by_label(setup, params, test, codes):
+def by_label(config, dataset, model, params, test, codes):
     """A row for each class, the first CLASSES of them, of as many draws of z; without z there is one image of each."""
-    config, classes = setup.config.model, setup.dataset.info.num_classes
-    condition = np.eye(classes, dtype=np.float32)[:CLASSES]
-    count, given = (DRAWS if config.latent_dim else 1), None
-    if config.posterior == "dirac":
-        given = generation.code_draws(codes, count, setup.config.eval.seed)
-    means = label_means(setup.model, params, prior_key(setup.config.eval.seed), condition, count, given)
+    condition = np.eye(dataset.info.num_classes, dtype=np.float32)[:CLASSES]
+    count, key = (DRAWS if model.latent_dim else 1), prior_key(config.eval.seed)
+    given = None if model.has_density else generation.code_draws(codes, count, config.eval.seed)
+    means = generation.label_means(model, params, key, condition, count, given)
     rows = {f"label {number}": images for number, images in enumerate(np.swapaxes(means, 0, 1))}
-    shared = "noise" if setup.model.conditional else "z"
+    shared = "noise" if model.conditional else "z"
     caption = f"The mean of p(x|z) for each label, a row each; a column has the same {shared}."
-    return {"samples": (latent_plots.strips(rows, f"Samples by label, the same {shared} in a column"), caption)}
+    return {"samples": (image_rows(rows, f"Samples by label, the same {shared} in a column"), caption)}
 
 
-# ---- completions
-
-
-def completed(setup, params, test, codes):
+def completed(config, dataset, model, params, test, codes):
     """Upper halves of test images, each with several lower halves, and the image itself."""
     some = {name: test[name][:COMPLETED] for name in ("condition", "key")}
-    if setup.config.model.latent_dim:
+    if model.latent_dim:
         title, lower = "Completions of test images", f"the mean of p(x|z) at {COMPLETIONS} draws of z from the prior"
     else:
         title, lower = "The lower half predicted from the upper", "the mean of p(x|c)"
-    rows = halves_given(setup, some) | halves_drawn(setup, params, some) | originals(setup, COMPLETED)
-    return {"completions": (latent_plots.strips(rows, title), f"The upper half is given, the lower half {lower}.")}
+    rows = halves_given(dataset, some) | halves_drawn(model, params, some) | originals(dataset, COMPLETED)
+    return {"completions": (image_rows(rows, title), f"The upper half is given, the lower half {lower}.")}
 
 
-def halves_given(setup, chunk):
+def halves_given(dataset, chunk) -> dict:
     """{row: images} of the upper halves, grey where the lower ones belong."""
-    lower = np.full((len(chunk["condition"]), *setup.dataset.info.event_shape), UNKNOWN, np.float32)
+    lower = np.full((len(chunk["condition"]), *dataset.info.event_shape), UNKNOWN, np.float32)
     return {"given": whole(chunk["condition"], lower)}
 
 
-def halves_drawn(setup, params, chunk):
+def halves_drawn(model, params, chunk) -> dict:
     """{row: images}, upper halves as they are given and lower halves that the model draws."""
-    count = COMPLETIONS if setup.config.model.latent_dim else 1
-    lower = np.asarray(completions(setup.model, params, chunk, count))
-    names = [f"draw {k + 1}" for k in range(count)] if setup.config.model.latent_dim else ["prediction"]
+    names = [f"draw {k + 1}" for k in range(COMPLETIONS)] if model.latent_dim else ["prediction"]
+    lower = np.asarray(generation.completions(model, params, chunk, len(names)))
     return {name: whole(chunk["condition"], lower[:, k]) for k, name in enumerate(names)}
 
 
-def originals(setup, count):
+def originals(dataset, count) -> dict:
     """{row: images} of the first test images as they are stored, grey unless drawn once."""
-    split = setup.dataset.test
-    lower = preprocess.preprocess(None, split.image[:count], setup.dataset.info.value_range, "none")
-    return {"original": whole(split.condition[:count], lower)}
+    lower = preprocess.preprocess(None, dataset.test.image[:count], dataset.info.value_range, "none")
+    return {"original": whole(dataset.test.condition[:count], lower)}
 
 
 def whole(upper, lower):
@@ -110,163 +176,83 @@ def whole(upper, lower):
     return np.concatenate([np.asarray(upper), np.asarray(lower)], axis=1)
 
 
-SHOWN, DRAWN, GRID, WALKS, HISTOGRAMS = 6, 9, 20, 8, 8  # images and draws in a picture, cells, dimensions
-UNLIKE = 20  # images of each kind off the manifold
+# The latent space.
 
 
-def in_bits(setup, params, test):
-    """log p(x) by two estimates, as numbers and a picture, and the bits of each image; nothing without a bound or z."""
-    if setup.config.model.posterior == "dirac" or not setup.config.model.latent_dim:
-        return {}, {}
-    config, spread = setup.config.eval, devices.spread(setup.mesh)
-    terms = in_chunks(
-        lambda chunk: bounds.elbo_terms(setup.model, params, chunk, config.elbo_samples),
-        test,
-        config.chunk_images,
-        spread,
-    )
-    is_image = len(setup.dataset.info.event_shape) > 1
-    rate, distortion = terms["kl"] / np.log(2), -terms["log_likelihood"] / np.log(2)
-    figure = likelihood_plots.bits(rate, distortion, test.get("label"), test["image"] if is_image else None)
-    drawn = {"bits": (figure, "What each test image costs: bits of z, and bits of x given z.")}
-    if not config.curve_examples:
-        return {}, drawn
-    weights = bounds.measure(setup.model, params, test, config, spread)
-    figure = likelihood_plots.estimates({f"{len(weights['q'])} test images": bounds.curves(weights)})
-    caption = "log p(x) from draws of the prior and of q, two standard errors to either side; below, draws that count."
-    return bounds.numbers(weights), drawn | {"estimates": (figure, caption)}
-
-
-def off_manifold(setup, params, test):
-    """What becomes of images that are not like the data: ({'off_manifold': squared errors}, the picture)."""
-    if len(setup.dataset.info.event_shape) < 2 or not setup.config.model.latent_dim:
-        return {}, {}
-    some = {name: array[:UNLIKE] for name, array in test.items() if name in ("image", "key", "condition")}
-    kinds, errors = {}, {}
-    for name, images in out_of_distribution.probes(some["image"], setup.config.eval.seed).items():
-        examples = some | {"image": images}
-        examples = with_q_params(setup.model, params, examples, setup.config, devices.spread(setup.mesh))
-        examples = with_means(setup.model, params, examples, devices.spread(setup.mesh))
-        means = np.asarray(generation.reconstruct(setup.model, params, examples))
-        kinds[name], errors[name] = (images, means), ((images - means) ** 2).reshape(len(images), -1).mean(-1)
-    all_errors = generation.squared_error(setup.model, params, test, setup.config.eval, devices.spread(setup.mesh))
-    numbers = {name: summarize(values, "squared error per element") for name, values in errors.items()}
-    picture = (
-        likelihood_plots.off_manifold(kinds, errors, all_errors),
-        "What is reconstructed of images unlike the data.",
-    )
-    return {"off_manifold": numbers}, {"off_manifold": picture}
-
-
-def draw(setup, params, test, codes):
-    """Every picture that the model allows: {name: (Figure, caption)}."""
-    drawn = {} if setup.config.data.condition == "none" else generated(setup, params, test, codes["mean"])
-    if not isinstance(test["mean"], np.ndarray) or not test["mean"].size or len(setup.dataset.info.event_shape) < 2:
-        return drawn  # two layers, no z, or no images
-    drawn |= scatter(setup, test) | strips(setup, params, test, codes)
-    if setup.config.model.posterior != "dirac":
-        drawn |= posterior(setup, params, test)
-    return drawn
-
-
-def scatter(setup, test):
+def draw_codes(model, test):
     """The latent means, on their principal components where there are more than two."""
-    if test["mean"].shape[-1] == 2:
-        return {"latent": latent_picture(setup.config, test)}
-    if test["mean"].shape[-1] < 2:
+    mean, label = test["mean"], test.get("label")
+    if mean.shape[-1] < 2:
         return {}
-    projected, share = latent_space.principal(test["mean"])
+    if mean.shape[-1] == 2:  # with circles where the prior is the standard normal
+        figure = latent_plots.latent_scatter(mean, label, prior=model.standard_normal and model.has_density)
+        return {"latent": (figure, "The mean of q(z|x) of every test image.")}
+    projected, share = latent_space.principal(mean)
     names = [f"Principal component {i} ({part:.0%} of variance)" for i, part in enumerate(share, 1)]
-    figure = latent_plots.latent_scatter(projected, test.get("label"), axis_labels=names, prior=False)
+    figure = latent_plots.latent_scatter(projected, label, axis_labels=names, prior=False)
     return {"latent": (figure, "The mean of q(z|x) of test images, on its two principal components.")}
 
 
-def strips(setup, params, test, codes):
+def draw_decoded(dataset, model, params, test, codes):
     """Lines, walks, neighbours and for two dimensions the manifold."""
-    model, mean = setup.model, test["mean"]
-    shape = setup.dataset.info.event_shape
-    condition = lambda rows, times: (
-        None if "condition" not in test else np.repeat(test["condition"][rows], times, axis=0)
-    )
-    decode = lambda z, given: np.asarray(
-        generation.decode_means(model, params, z.reshape(-1, z.shape[-1]), given)
-    ).reshape(*z.shape[:-1], *shape)
-    first = slice(0, SHOWN)
-    between = latent_space.lines(mean[first], mean[SHOWN : 2 * SHOWN])
+    mean, image, condition = test["mean"], test["image"], test.get("condition")
+
+    def decode(z, given=None):  # z [..., Z], given: a condition for each of its rows
+        given = None if given is None else np.repeat(given, z[0, ..., 0].size, axis=0)
+        x = generation.decode_means(model, params, z.reshape(-1, z.shape[-1]), given)
+        return np.asarray(x).reshape(*z.shape[:-1], *dataset.info.event_shape)
+
+    conditions = lambda rows: None if condition is None else condition[rows]
+    lines = decode(latent_space.lines(mean[:SHOWN], mean[SHOWN : 2 * SHOWN]), conditions(slice(0, SHOWN)))
     dimensions = latent_space.most_used(mean, min(WALKS, mean.shape[-1]))
-    walked = latent_space.walks(mean[0], dimensions)
-    near = latent_space.nearest(mean[first], codes["mean"], DRAWN - 1)
+    walks = decode(latent_space.walks(mean[0], dimensions), conditions([0] * len(dimensions)))
+    walks = {f"$z_{{{dimension + 1}}}$": walk for dimension, walk in zip(dimensions, walks, strict=True)}
+    near = codes["image"][latent_space.nearest(mean[:SHOWN], codes["mean"], DRAWN - 1)]
     drawn = {
         "interpolations": (
-            latent_plots.interpolations(decode(between, condition(first, latent_space.STEPS))),
+            image_rows(numbered("pair", lines), "Decoded along lines between the codes of two test images"),
             "What lies between the codes of two test images.",
         ),
         "traversals": (
-            latent_plots.traversals(decode(walked, condition([0], walked[..., 0].size)), dimensions),
+            image_rows(walks, "Decoded along one dimension from −3 to 3, the others at one image's code"),
             "One latent dimension at a time, the most used first.",
         ),
         "neighbours": (
-            latent_plots.neighbours(test["image"][first], codes["image"][near]),
+            beside(image, near, "Each test image (left), and the training images nearest by latent mean"),
             f"The nearest of {len(codes['mean']):,} training images by the mean of q(z|x).",
         ),
     }
-    if mean.shape[-1] == 2 and "condition" not in test:
+    if mean.shape[-1] == 2 and condition is None:
         grid, of = latent_space.quantile_grid(GRID), "a standard normal"
-        if setup.config.model.posterior == "dirac":
+        if not model.has_density:
             grid, of = latent_space.code_grid(codes["mean"], GRID), "the training codes"
-        manifold = latent_plots.manifold(decode(grid, None), GRID, of)
+        title = f"Decoded at quantiles of {of}: $z_1$ to the right, $z_2$ upwards"
+        manifold = image_plots.samples(decode(grid[None])[0], title=title, columns=GRID)
         drawn["manifold"] = (manifold, f"The decoder over the quantiles of {of}.")
     return drawn
 
 
-def posterior(setup, params, test):
+def draw_posterior(config, model, params, test, spread):
     """Draws of single posteriors, of all of them together, and the KL of each dimension."""
-    model, config, spread = setup.model, setup.config.eval, devices.spread(setup.mesh)
-    some = {name: jax.tree.map(lambda leaf: leaf[:SHOWN], leaf) for name, leaf in test.items()}
+    some = first(test, SHOWN)
     several = latent_space.posterior_draws(model, params, some, DRAWN - 1)
-    draws = in_chunks(lambda c: latent_space.aggregate_draws(model, params, c), test, config.chunk_images, spread)
+    each = lambda chunk: latent_space.aggregate_draws(model, params, chunk)
+    draws = in_chunks(each, test, config.eval.chunk_images, spread)
     dimensions = latent_space.most_used(test["mean"], min(HISTOGRAMS, draws.shape[-1]))
+    title = "Each test image (left), and the mean of p(x|z) at draws of its own q(z|x)"
     drawn = {
-        "posterior": (
-            latent_plots.posterior_samples(some["image"], several),
-            "Draws from the posterior of single images.",
-        ),
+        "posterior": (beside(some["image"], several, title), "Draws from the posterior of single images."),
         "aggregate": (latent_plots.aggregate(draws, dimensions), "A draw of z for each test image, by dimension."),
     }
-    kl = latent_space.mean_kl(model, params, test, config, spread)
+    kl = latent_space.mean_kl(model, params, test, config.eval, spread)
     return drawn if kl is None else drawn | {"kl": (latent_plots.kl_bars(kl), "Where the rate goes.")}
 
 
-PAIRS = 20  # images beside their reconstructions
+def numbered(word, rows):
+    return {f"{word} {number}": row for number, row in enumerate(rows, 1)}
 
 
-def draw_run(config, dataset, model, params, examples, records, codes):
-    """The pictures of a run: {name: (Figure, caption)}. `codes` [N, Z] are an autoencoder's, of training images."""
-    setup = SimpleNamespace(config=config, dataset=dataset, model=model)
-    from vae_jax.plotting import images as image_plots
-    from vae_jax.plotting import (
-        training as training_plots,  # matplotlib takes a second that the first step need not wait for
-    )
-
-    drawn = {
-        "curves": (training_plots.training_curves(records), "Loss and its two terms, per example, during training.")
-    }
-    if setup.config.model.latent_dim:
-        shown = jax.tree.map(lambda array: array[:PAIRS], examples)
-        drawn["reconstructions"] = (
-            image_plots.reconstructions(shown["image"], generation.reconstruct(setup.model, params, shown)),
-            "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
-        )
-    drawn |= generated(setup, params, examples, codes)
-    if isinstance(examples["mean"], np.ndarray) and examples["mean"].shape[-1] == 2:
-        drawn["latent"] = latent_picture(setup.config, examples)
-    return drawn
-
-
-def latent_picture(config, examples):
-    """(Figure, caption) of the latent means `[N, 2]`, with circles where the prior is the standard normal."""
-    from vae_jax.plotting import latent_space as latent_plots
-
-    standard = config.model.prior == "standard_normal" and config.model.posterior != "dirac"
-    scatter = latent_plots.latent_scatter(examples["mean"], examples.get("label"), prior=standard)
-    return scatter, "The mean of q(z|x) of every test image."
+def beside(images, others, title):
+    """A row for each of `others` `[N, count, *event]`, the image that they go with before them."""
+    rows = [np.concatenate([image[None], row]) for image, row in zip(np.asarray(images), others, strict=False)]
+    return image_rows(numbered("image", rows), title)

@@ -1,4 +1,4 @@
-"""Runs folded into one table: means over seeds and paired differences. Plain data, no printing.
+"""Runs in one table: means over seeds and paired differences. Plain data, no printing.
 
 Runs of one setting differ in their seed alone. For the values v_s of the n seeds s of a setting and r_s of a reference:
 
@@ -8,7 +8,6 @@ Runs of one setting differ in their seed alone. For the values v_s of the n seed
 with the sample standard deviation (m - 1 in its denominator) and Student's t. Numbers keep the units of the summaries.
 """
 
-import difflib
 import itertools
 import math
 import re
@@ -18,7 +17,8 @@ import numpy as np
 
 from vae_jax.config import in_groups
 from vae_jax.errors import ReportError
-from vae_jax.reports.collect import ASIDE, Run, by_setting, hashable, of_the_seed, ordered, spell, spelled, varying
+from vae_jax.reports import collect
+from vae_jax.reports.collect import Run, spelled
 from vae_jax.runs.directory import flat
 
 NAMES = ("test.nll", "test.elbo", "test.kl", "test.active_units", "train_seconds")  # the columns if none are asked for
@@ -89,34 +89,40 @@ def require_names(runs, names) -> None:
     known = available(runs)
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            way = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            way = collect.meant(name, known) or f"there are {', '.join(known)}"
             raise ReportError(f"--y={name}: no run has measured it; {way}")
 
 
-def fold(runs, keys, names, against="best") -> tuple[Table, list[str]]:
-    """The table of runs over settings of `keys`, compared with the 'best' setting of each number or the 'first'."""
-    groups, notes = by_setting(runs, keys)
+def make_table(runs, keys, names, against: str = "best") -> tuple[Table, list[str]]:
+    """Numbers of runs by setting: means over seeds, and differences from a reference paired by seed.
+
+    Args:
+        runs: what `collect.read_runs` gave.
+        keys: the keys whose values are a setting.
+        names: the numbers, as `available` spells them.
+        against: the reference, the 'best' setting of each number or the 'first'.
+
+    Returns:
+        The table, and a line for every run that is there twice.
+    """
+    groups, notes = collect.by_setting(runs, keys)
     over_seeds = any(len(group) > 1 for group in groups.values())
-    values = [{name: by_seed(group, name) for name in names} for group in groups.values()]
-    numbers = [
-        {name: average(found, over_seeds) for name, found in row.items() if found} for row in values
-    ]  # what no run of a setting has measured is absent
-    best = {name: i for name in names if (i := best_of([row.get(name) for row in numbers], name)) is not None}
-    first = {name: 0 for name in names if name in numbers[0]}
-    reference = (best if against == "best" else first) if len(groups) > 1 else {}
+    values = []  # of each setting {name: {seed: entry}}; what no run has measured is absent
+    for group in groups.values():
+        found = {name: {seed: lookup(run, name) for seed, run in group.items()} for name in names}
+        found = {name: {seed: entry for seed, entry in entries.items() if entry} for name, entries in found.items()}
+        values.append({name: entries for name, entries in found.items() if entries})
+    numbers = [{name: average(entries, over_seeds) for name, entries in row.items()} for row in values]
+    several = len(groups) > 1
+    best = {name: best_of([row.get(name) for row in numbers], name) for name in names if several}
+    best = {name: i for name, i in best.items() if i is not None}
+    reference = best if against == "best" else {name: 0 for name in names if several and name in numbers[0]}
     rows = []
     for (setting, group), row, own in zip(groups.items(), values, numbers, strict=True):
-        pairs = {name: (row[name], values[i][name]) for name, i in reference.items() if row is not values[i]}
-        differences = {name: difference(*pair) for name, pair in pairs.items()}
-        rows.append(Row(setting, group, own, {name: d for name, d in differences.items() if d}))
-    return Table(tuple(keys), tuple(names), rows, best if len(groups) > 1 else {}, reference, over_seeds), notes
-
-
-def by_seed(group, name) -> dict[int, dict]:
-    """{seed: entry} of the runs of a setting that have measured `name`."""
-    found = {seed: lookup(run, name) for seed, run in group.items()}
-    return {seed: entry for seed, entry in found.items() if entry is not None}
+        pairs = {name: (row[name], values[i][name]) for name, i in reference.items() if name in row}
+        apart = {name: difference(*pair) for name, pair in pairs.items() if pair[0] is not pair[1]}
+        rows.append(Row(setting, group, own, {name: found for name, found in apart.items() if found}))
+    return Table(tuple(keys), tuple(names), rows, best, reference, over_seeds), notes
 
 
 def average(entries, over_seeds) -> Number:
@@ -170,11 +176,25 @@ INCIDENTAL = ("command", "argv", "started")  # of the environment: no number dep
 LISTED = 20  # missing combinations with a line each
 
 
-def caveats(runs, table, along) -> list[str]:
-    """Every line about runs that make one table; `along` are the keys that change together with the table's."""
+def remarks(runs, table, along) -> list[str]:
+    """What is missing in a table, and what its runs are not alike in.
+
+    Args:
+        runs: the runs in it.
+        table: what `make_table` gave.
+        along: keys that change together with the table's.
+
+    Returns:
+        A line for each.
+    """
     lines = [*missing_numbers(table), *missing_settings(table), *missing_seeds(table)]
-    lines += [*together(table.keys, along), *unlike_configs(runs), *set_aside(runs, table)]
-    return [*lines, *unlike_data(runs), *unlike_environments(runs)]
+    if along:
+        lines.append(f"{', '.join(along)}: what differs here goes with {' and '.join(table.keys)}")
+    lines += unlike_configs(runs, table)
+    if not any(in_groups(key, ("data",)) for key in collect.varying(runs) if key not in collect.of_the_seed(runs)):
+        lines += unlike("data", [run.info for run in runs], runs)
+    relevant = lambda environment: {key: value for key, value in environment.items() if key not in INCIDENTAL}
+    return [*lines, *unlike("environment", [relevant(run.environment) for run in runs], runs)]
 
 
 def missing_numbers(table):
@@ -189,12 +209,12 @@ def missing_numbers(table):
 
 
 def missing_settings(table):
-    """Combinations of the swept values that no run has."""
+    """Combinations of the settings' values that no run has."""
     present = {row.setting for row in table.rows}
-    axes = [ordered([row.setting[i] for row in table.rows]) for i in range(len(table.keys))]
+    axes = [collect.ordered([row.setting[i] for row in table.rows]) for i in range(len(table.keys))]
     whole = math.prod(map(len, axes))
     if whole - len(present) > LISTED:
-        yield f"of {whole:,} combinations of the swept values {len(present):,} have runs"
+        yield f"of {whole:,} combinations of values {len(present):,} have runs"
     else:
         absent = (setting for setting in itertools.product(*axes) if setting not in present)
         yield from (f"missing: {spelled(table.keys, setting)} has no finished run" for setting in absent)
@@ -212,46 +232,24 @@ def missing_seeds(table):
             yield f"missing: {spelled(table.keys, row.setting)} has no seed{plural} {', '.join(map(str, lacking))}"
 
 
-def together(keys, along):
-    if along:
-        yield f"{', '.join(along)}: what differs here goes with {' and '.join(keys)}"
-
-
-def unlike_configs(runs):
-    """Swept keys across which numbers do not compare."""
-    seeds = of_the_seed(runs)
-    for key in (key for key in varying(runs) if key not in seeds and not in_groups(key, ASIDE)):
-        for group in (group for group in UNLIKE if in_groups(key, (group,))):
-            yield f"{key} differs: {UNLIKE[group]}"
-
-
-def set_aside(runs, table):
-    """Keys that differ and are no part of a setting."""
-    for key in varying(runs):
-        if in_groups(key, ASIDE) and key not in table.keys:
-            yield f"{key} differs and is not taken for a setting"
-        elif key in of_the_seed(runs) and key != "seed" and key not in table.keys:
-            yield f"{key} differs from seed to seed and is folded with it"
-
-
-def unlike_data(runs):
-    """Other arrays under the same configuration of the data."""
-    if not any(in_groups(key, ("data",)) for key in varying(runs) if key not in of_the_seed(runs)):
-        yield from unlike("data", [flat(run.info) for run in runs], runs)
-
-
-def unlike_environments(runs):
-    """Versions, commits and devices that are not the same in all runs."""
-    environments = [{k: v for k, v in run.environment.items() if k not in INCIDENTAL} for run in runs]
-    yield from unlike("environment", [flat(environment) for environment in environments], runs)
+def unlike_configs(runs, table):
+    """Keys across which numbers do not compare, and those that differ and are no part of a setting."""
+    seeds = collect.of_the_seed(runs)
+    for key in collect.varying(runs):
+        aside = in_groups(key, collect.ASIDE)
+        if key not in seeds and not aside:
+            yield from (f"{key} differs: {why}" for group, why in UNLIKE.items() if in_groups(key, (group,)))
+        elif key != "seed" and key not in table.keys:
+            yield f"{key} differs and is not taken for a setting" if aside else f"{key} differs from seed to seed"
 
 
 def unlike(what, dicts, runs):
     """One line for each key whose value is not the same in all dicts; it names the runs that few agree with."""
+    dicts = [flat(values) for values in dicts]
     for key in dict.fromkeys(key for values in dicts for key in values):
         holders = {}
         for values, run in zip(dicts, runs, strict=True):
-            holders.setdefault(spell(hashable(values.get(key, "absent"))), []).append(run.path)
+            holders.setdefault(collect.spell(collect.hashable(values.get(key, "absent"))), []).append(run.path)
         if len(holders) > 1:
             (common, most), *rest = sorted(holders.items(), key=lambda item: -len(item[1]))
             others = "; ".join(f"{brief(value)} in {', '.join(paths)}" for value, paths in rest)

@@ -1,15 +1,14 @@
-"""A folded table as text: for the terminal, Markdown, LaTeX and CSV. Plain data in, strings out."""
+"""A table of runs as text: for the terminal, Markdown, LaTeX and CSV. Plain data in, strings out."""
 
 import csv
 import io
-import itertools
 import math
 import re
 from typing import NamedTuple
 
-from vae_jax.console import decimals, measured
-from vae_jax.reports.collect import spell
-from vae_jax.reports.statistics import CONFIDENCE, Table, lookup
+from vae_jax.console import columns, decimals, measured
+from vae_jax.reports.collect import is_number, spell
+from vae_jax.reports.statistics import CONFIDENCE, Number, Table, lookup
 
 LABELS = {"nll": "NLL", "elbo": "ELBO", "kl": "KL", "log_likelihood": "log p(x|z)", "train_seconds": "training"}
 ABSENT = "–"
@@ -37,24 +36,23 @@ class Grid(NamedTuple):
 def means(table: Table) -> Grid:
     """A row for each setting: its values, how many seeds, mean and standard error of each number."""
     units = {name: unit_of(table, name) for name in table.names}
-    header = [*table.keys, "seeds", *(headed(label(name), units[name]) for name in table.names)]
+    header = [*table.keys, "seeds", *(headed(table, name) for name in table.names)]
     rows = []
     for i, row in enumerate(table.rows):
         numbers = [number_cell(row.numbers.get(name), units[name], table.best.get(name) == i) for name in table.names]
-        rows.append([*map(word, row.setting), Cell(str(len(row.runs))), *numbers])
-    what = "mean ± standard error over seeds" if table.over_seeds else "one seed, ± standard error over examples"
-    return Grid(what[0].upper() + what[1:], header, rows)
+        rows.append([*words(row), Cell(str(len(row.runs))), *numbers])
+    over_seeds = "Mean ± standard error over seeds"
+    return Grid(over_seeds if table.over_seeds else "One seed, ± standard error over examples", header, rows)
 
 
-def differences(table: Table, against="best") -> Grid | None:
+def differences(table: Table, against: str = "best") -> Grid | None:
     """A row for each setting: what it adds to the reference, paired by seed; None if nothing is compared."""
     names = [name for name in table.names if any(name in row.differences for row in table.rows)]
     if not names:
         return None
-    header = [*table.keys, *(headed(label(name), unit_of(table, name)) for name in names)]
+    header = [*table.keys, *(headed(table, name) for name in names)]
     rows = [
-        [*map(word, row.setting), *(difference_cell(table, i, name, against) for name in names)]
-        for i, row in enumerate(table.rows)
+        [*words(row), *(difference_cell(table, i, name, against) for name in names)] for i, row in enumerate(table.rows)
     ]
     interval = f"with {CONFIDENCE:.0%} confidence intervals (Student's t)"
     return Grid(f"Differences from the {against} setting, paired by seed, {interval}", header, rows)
@@ -66,8 +64,10 @@ def unit_of(table, name):
     return units.pop() if len(units) == 1 else None
 
 
-def headed(text, unit):
-    return f"{text} [{unit}]" if unit else text
+def headed(table, name):
+    """'test NLL [nats]': what stands over a column, or at an axis."""
+    unit = unit_of(table, name)
+    return f"{label(name)} [{unit}]" if unit else label(name)
 
 
 def label(name) -> str:
@@ -78,8 +78,8 @@ def label(name) -> str:
     return f"{split} {text}".strip()
 
 
-def word(value) -> Cell:
-    return Cell(spell(value), is_number=isinstance(value, int | float) and not isinstance(value, bool))
+def words(row):
+    return [Cell(spell(value), is_number(value)) for value in row.setting]
 
 
 def number_cell(number, unit, best) -> Cell:
@@ -96,10 +96,8 @@ def difference_cell(table, i, name, against) -> Cell:
     found = table.rows[i].differences.get(name)
     if found is None:
         return Cell(ABSENT)
-    if found.low is None:
-        return Cell(f"{found.mean:+.4g} (1 pair)")
-    if not math.isfinite(found.low):
-        return Cell(f"{found.mean:+.4g}")
+    if found.low is None or not math.isfinite(found.low):
+        return Cell(f"{found.mean:+.4g}" + " (1 pair)" * (found.low is None))
     digits = decimals(found.high - found.mean)
     some = "" if found.count == len(table.rows[i].runs) else f" ({found.count} pairs)"
     values = f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
@@ -111,18 +109,10 @@ def difference_cell(table, i, name, against) -> Cell:
 
 def text(grid: Grid) -> str:
     """Aligned columns; the best has a star."""
-    columns = [[Cell(head), *(row[i] for row in grid.rows)] for i, head in enumerate(grid.header)]
-    lines = zip(*map(aligned, columns), strict=True)
-    note = ["  * the best of its column"] if any(cell.best for column in columns for cell in column) else []
-    return "\n".join([grid.title, *(f"  {'  '.join(line)}".rstrip() for line in lines), *note])
-
-
-def aligned(column) -> list[str]:
-    """The cells of a column in one width, numbers to the right; a column that has a best keeps room for its star."""
-    starred = any(cell.best for cell in column)
-    shown = [cell.text + ("*" if cell.best else " " * starred) for cell in column]
-    place = str.rjust if all(cell.is_number for cell in column) else str.ljust
-    return [place(cell, max(map(len, shown))) for cell in shown]
+    rows = [[f"*{cell.text}" if cell.best else cell.text for cell in row] for row in grid.rows]
+    right = [i for i, numbers in enumerate(numeric(grid)) if numbers]
+    note = ["  * the best of its column"] * any(cell.best for row in grid.rows for cell in row)
+    return "\n".join([grid.title, *columns([grid.header, *rows], right), *note])
 
 
 def numeric(grid) -> list[bool]:
@@ -148,65 +138,53 @@ def latex(grid: Grid) -> str:
 
 
 def latex_cell(cell) -> str:
-    """Numbers in math, where a minus is one; words and units as text."""
     shown = latex_text(cell.text)
-    if cell.is_number:
-        parts = re.split(f"({AMOUNT})", cell.text)  # every second one is a number
-        shown = "".join(f"${p.replace('±', PM)}$" if i % 2 else latex_text(p) for i, p in enumerate(parts))
     return rf"{{\boldmath\textbf{{{shown}}}}}" if cell.best else shown
 
 
-PM, FLOAT = r"\pm", r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-AMOUNT = f"{FLOAT}(?: ± {FLOAT})?"
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"$|$",
-    "<": r"$<$",
-    ">": r"$>$",
-    "±": r"$\pm$",
-    ABSENT: "--",
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"|": r"$|$", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", ABSENT: "--"},
 }
 
 
 def latex_text(string) -> str:
-    """Text in which no character is a command."""
-    return "".join(SPECIAL.get(c, c) for c in string)
+    """Text in which no character is a command; the minus of a number is one."""
+    return re.sub(r"(?<![\w$])-(?=\d)", "$-$", "".join(SPECIAL.get(c, c) for c in string))
 
 
 def csv_table(table: Table) -> str:
     """Every number of the table in full, a row for each setting; absent ones are empty."""
-    header = [*table.keys, "seeds"]
-    for name in table.names:
-        compared = ("difference", "low", "high", "pairs") if name in table.reference else ()
-        header += [name, *(f"{name} {part}" for part in ("stderr", "count", "unit", *compared))]
-    rows = [[*map(spell, row.setting), len(row.runs), *csv_numbers(table, row)] for row in table.rows]
-    return written([header, *rows])
-
-
-def csv_numbers(table, row):
-    for name in table.names:
-        number, found = row.numbers.get(name), row.differences.get(name)
-        yield from (number.mean, number.stderr, number.count, number.unit) if number else [None] * 4
-        if name in table.reference:
-            yield from found or [None] * 4
+    rows = []
+    for row in table.rows:
+        cells = {**dict(zip(table.keys, map(spell, row.setting), strict=True)), "seeds": len(row.runs)}
+        for name, number in row.numbers.items():
+            cells |= {name: number.mean} | {f"{name} {part}": getattr(number, part) for part in Number._fields[1:]}
+            if name in table.reference:
+                parts = (f"{name} {part}" for part in ("difference", "low", "high", "pairs"))
+                cells |= zip(parts, row.differences.get(name, [None] * 4), strict=True)
+        rows.append(cells)
+    return written(rows)
 
 
 def csv_runs(runs, keys, names) -> str:
     """What went into the table: a row for each run, its values of `keys`, its numbers and their standard errors."""
-    header = ["run", *keys, *itertools.chain(*((name, f"{name} stderr", f"{name} unit") for name in names))]
     rows = []
     for run in runs:
-        entries = [lookup(run, name) or {} for name in names]
-        numbers = ((entry.get("value"), entry.get("stderr"), entry.get("unit")) for entry in entries)
-        rows.append([run.path, *(spell(run.config.get(key)) for key in keys), *itertools.chain(*numbers)])
-    return written([header, *rows])
+        cells = {"run": run.path, **{key: spell(run.config.get(key)) for key in keys}}
+        for name in names:
+            entry = lookup(run, name) or {}
+            cells |= {name: entry.get("value")} | {f"{name} {part}": entry.get(part) for part in ("stderr", "unit")}
+        rows.append(cells)
+    return written(rows)
 
 
-def written(rows) -> str:
+def written(rows):
+    """Dicts as CSV, a column for every key."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()
 
 

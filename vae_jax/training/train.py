@@ -33,12 +33,7 @@ class Run(NamedTuple):
 
 
 def fit(
-    runs: list[Run],
-    state: State,
-    hyper: Any,
-    advance: Callable,
-    *,
-    states: Callable = lambda state: lambda run: state,
+    runs: list[Run], state: State, hyper: Any, advance: Callable, *, states: Callable = lambda state: lambda run: state
 ) -> tuple[State, dict[Path, str]]:
     """Trains runs to their last step, logging, evaluating and saving at multiples of their cadences.
 
