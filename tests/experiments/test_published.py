@@ -89,8 +89,7 @@ def test_its_variants_are_valid_and_its_docstring_says_the_command(name):
 def finished(workdir, entry, max_examples=0):
     config = configuration.default()
     config.eval.max_examples = max_examples
-    workdir.mkdir(parents=True)
-    (workdir / "config.json").write_text(config.to_json())
+    directory.open_run(workdir, config.to_dict(), {}, {})
     directory.write_summary(
         workdir, {"complete": True, "step": 1234, "epochs": 2.5, "splits": {"test": {"nll": entry}}}
     )
