@@ -1,13 +1,12 @@
-"""The evidence lower bound (START HERE: elbo.py) and what else may be optimized; `OBJECTIVES` has all of it by name."""
+"""The evidence lower bound (START HERE: elbo.py) and what else may be optimized; all of it by name: loss.OBJECTIVES."""
 
 from vae_jax.objectives.elbo import Elbo, ObjectiveFunction, draw, elbo_fn, importance_bound, objective, score
 from vae_jax.objectives.importance import ciwae, dreg, iwae, miwae, piwae, stl, tvo, vr
-from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.objectives.regularized import autoencoder, beta_elbo, beta_tc, free_bits
 
-# not the functions elbo, capacity and mmd: regularized.py has them, OBJECTIVES too; `objectives.elbo` is the module
+# OBJECTIVES is not among them: loss.py reads configurations, and this folder is to import JAX alone; nor are elbo, capacity
+# and mmd of regularized.py: `objectives.elbo` is the module
 __all__ = [
-    "OBJECTIVES",
     "Elbo",
     "ObjectiveFunction",
     "autoencoder",
