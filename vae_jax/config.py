@@ -180,7 +180,7 @@ def assemble(table):
     config = ConfigDict()
     for name, key in table.items():
         group, _, last = name.rpartition(".")
-        owner = config
+        owner: Any = config
         for part in filter(None, group.split(".")):
             if part not in owner:
                 owner[part] = ConfigDict()

@@ -1,11 +1,13 @@
 """What a person sees: a progress bar in a terminal, plain lines anywhere else; numbers, columns and errors as text."""
 
 import argparse
+import io
 import math
 import os
 import sys
 import time
 from types import SimpleNamespace
+from typing import cast
 
 from vae_jax.errors import UserError
 
@@ -118,7 +120,9 @@ def table(summary):
 
 def guarded(action, interrupted="interrupted"):
     """Does it and returns its result; an error becomes one line, an interruption the line `interrupted`."""
-    sys.stdout.reconfigure(errors="replace")  # the ± of a number must not end a run where output is ASCII
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(
+        errors="replace"
+    )  # the ± of a number must not end a run where output is ASCII
     try:
         return action()
     except (UserError, OSError) as error:  # an OSError: what cannot be read or written, and why

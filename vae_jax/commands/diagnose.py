@@ -128,8 +128,8 @@ def contours(setup, params, examples):
 
     shown = {name: examples[name][:CONTOURS] for name in ("image", "key", "condition") if name in examples}
     groups = (setup.config.inference, setup.config.fit)
-    compared = jax.device_get(true_posterior.compare(setup.model, params, shown, *groups))
-    return diagnostic_plots.posterior_contours(*compared, shown["image"])
+    axis, log_p, log_qs, kls = jax.device_get(true_posterior.compare(setup.model, params, shown, *groups))
+    return diagnostic_plots.posterior_contours(axis, log_p, log_qs, kls, shown["image"])
 
 
 def gap_table(numbers):

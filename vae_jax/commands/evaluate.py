@@ -86,7 +86,7 @@ def draw_run(workdir):
     records = directory.read_metrics(workdir)
     drawn = gallery.draw_run(config, setup.dataset, setup.model, params, test, records, codes)
     captions = directory.save_figures(workdir, drawn)
-    directory.write_summary(workdir, directory.read_summary(workdir) | {"figures": captions})
+    directory.write_summary(workdir, (directory.read_summary(workdir) or {}) | {"figures": captions})
     page.write_report(workdir, default().to_dict())
     return captions
 

@@ -15,7 +15,7 @@ distribution over one z, with batch shape () or (1,), and log_joint(z [Z]) = log
 nats. B examples, K chains, T temperatures; each example has its own keys and step sizes, so chunks change no number.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -202,14 +202,16 @@ def evaluate(z, example, target):
     return Ends(start_value, joint_value, start_grad, joint_grad)
 
 
-def transition(chains, example, target, beta, step, num_leapfrog):
+def transition(chains, example, target, beta, step, num_leapfrog) -> tuple[Any, Any]:
     """One Hamiltonian transition of every chain, by blackjax's kernel; (chains, acceptance probability [K])."""
     kernel = hmc.build_kernel(leapfrog(lambda z: evaluate(z, example, target), beta))
+
+    unused = lambda z: 0.0  # the integrator carries values and gradients itself
 
     def one(key, z, ends):
         now, later = jax.random.split(key)
         state = hmc.HMCState(z, ends.value(beta), ends)
-        state, info = kernel(now, state, None, step, jnp.ones_like(z), num_leapfrog)
+        state, info = kernel(now, state, unused, step, jnp.ones_like(z), num_leapfrog)
         return (later, state.position, state.logdensity_grad), info.acceptance_rate
 
     return jax.vmap(one)(*chains)

@@ -241,7 +241,7 @@ def with_gaps(values):
     the two gaps add up to the third.
     """
     compared = compare_bounds(values)
-    values = {**values, "log_px": values[max(compared, key=compared.get)]}
+    values = {**values, "log_px": values[max(compared, key=lambda name: compared[name])]}
     less = lambda a, b: (lambda n: a[:n] - b[:n])(min(len(a), len(b)))
     gaps = {name: less(values[a], values[b]) for name, (a, b) in GAPS.items() if a in values and b in values}
     common = len(values["log_px"])
@@ -268,7 +268,7 @@ def summarize_all(values, compared, config):
             numbers[name] = {**entry(value.mean(-1), ""), "lowest_stretch": float(value.mean(0).min())}
         else:
             numbers[name] = entry(value, f"of {config.ais.num_chains}" if name.endswith("ess") else "nats")
-    numbers["log_px"] |= {"method": max(compared, key=compared.get), "bounds_compared": compared}
+    numbers["log_px"] |= {"method": max(compared, key=lambda name: compared[name]), "bounds_compared": compared}
     return numbers
 
 

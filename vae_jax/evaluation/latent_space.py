@@ -24,7 +24,7 @@ REACH = 3.0  # standard deviations of the prior that a walk covers to either sid
 
 def quantile_grid(count):
     """z `[count^2, 2]` by rows, evenly spaced in the probability of a standard normal; z2 rises from bottom to top."""
-    axis = np.float32([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)])
+    axis = np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)], np.float32)
     return plane(axis, axis)
 
 

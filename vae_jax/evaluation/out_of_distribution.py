@@ -53,7 +53,7 @@ def checkerboard(rng, shape):
 def stroke(rng, shape):
     """A line through a few random points, about a tenth of the height thick, white on black, its edges grey."""
     height, width = shape[1:3]
-    pixels = np.stack(np.indices((height, width)), -1) + 0.5
+    pixels = np.moveaxis(np.indices((height, width)), 0, -1) + 0.5
     corners = rng.uniform(0.15, 0.85, (shape[0], STROKE, 2)) * (height, width)
     far = np.stack([line_distance(pixels, some) for some in corners])
     made = np.clip(0.05 * height + 0.5 - far, 0, 1)

@@ -8,7 +8,7 @@ are dicts from name to a function of config.model, so that a new family is one f
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -264,7 +264,7 @@ def logit(mean):
     return jnp.log(mean / (1 - mean))
 
 
-def continuous_logit(mean):
+def continuous_logit(mean) -> Any:
     """The logit at which a continuous Bernoulli has this mean, by bisection."""
 
     def halve(_, ends):
@@ -355,7 +355,8 @@ def logistic_mixture(config, event_shape):
 
     def make(weights, outputs):
         parts = outputs.reshape(*outputs.shape[:-1], 4, count)
-        return LogisticMixture(*(parts[..., i, :] for i in range(4)), config.levels, len(event_shape))
+        logits, means, log_scales, coefficients = (parts[..., i, :] for i in range(4))
+        return LogisticMixture(logits, means, log_scales, coefficients, config.levels, len(event_shape))
 
     def bias(mean):
         spread = jnp.linspace(-0.2, 0.2, count) if count > 1 else jnp.zeros(1)

@@ -338,7 +338,7 @@ def backward(stride, padding, x_dilation, kernel_dilation, saved, gradient):
         to_kernel.append((before, k - 1 + m - n - before))
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     dx = conv(gradient, turned, x_dilation, tuple(to_x), stride, kernel_dilation)
-    swapped = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    swapped = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(gradient, (1, 2, 0, 3))
     dkernel = conv(*swapped, kernel_dilation, tuple(to_kernel), x_dilation, stride)
     return dx, dkernel.transpose(1, 2, 0, 3)
 

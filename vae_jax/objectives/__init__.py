@@ -4,8 +4,8 @@ from vae_jax.objectives.elbo import Elbo, ObjectiveFunction, draw, elbo_fn, impo
 from vae_jax.objectives.importance import ciwae, dreg, iwae, miwae, piwae, stl, tvo, vr
 from vae_jax.objectives.regularized import autoencoder, beta_elbo, beta_tc, free_bits
 
-# OBJECTIVES is not among them: loss.py reads configurations, and this folder is to import JAX alone; nor are elbo, capacity
-# and mmd of regularized.py: `objectives.elbo` is the module
+# Not OBJECTIVES: loss.py reads configurations, and this face imports JAX alone. Not elbo, capacity and mmd of
+# regularized.py: `objectives.elbo` is the module.
 __all__ = [
     "Elbo",
     "ObjectiveFunction",

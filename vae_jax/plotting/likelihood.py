@@ -1,5 +1,7 @@
 """Pictures of what a model makes of images, in bits, nats and squared errors."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -81,7 +83,8 @@ def bits(rate, distortion, label=None, images=None) -> Figure:
     figure = Figure(figsize=(6.4 if images is None else 10.2, 5.2), layout="constrained")
     left = figure
     if images is not None:
-        left, right = figure.subfigures(1, 2, width_ratios=(6.2, 4.0))
+        halves: Any = figure.subfigures(1, 2, width_ratios=(6.2, 4.0))
+        left, right = halves
         draw_extremes(right, rate + distortion, images)
     ax = left.subplots()
     draw_points(ax, np.stack([rate, distortion], 1)[:DOTS], None if label is None else np.asarray(label)[:DOTS])

@@ -215,7 +215,7 @@ def rate_distortion(table, by=None) -> Figure:
         for row, *place in zip(rows, *places, strict=True):
             if beta is not None:
                 shown = f"β={spell(row.setting[beta])}"
-                ax.annotate(shown, place, (6, 4), textcoords="offset points", fontsize=8, color="0.2")
+                ax.annotate(shown, tuple(place), (6, 4), textcoords="offset points", fontsize=8, color="0.2")
     ax.margins(0.12)
     equal_sums(ax)
     ax.set(xlabel="Rate: KL(q || p), nats per example", ylabel="Distortion: −E[log p(x|z)], nats per example")

@@ -150,7 +150,7 @@ SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 def latex_text(string) -> str:
     """Text in which no character is a command; the minus of a number is one."""
-    return re.sub(r"(?<![\w$])-(?=\d)", "$-$", "".join(SPECIAL.get(c, c) for c in string))
+    return re.sub(r"(?<![\w$])-(?=\d)", "$-$", "".join(SPECIAL.get(c) or c for c in string))
 
 
 def csv_table(table: Table) -> str:

@@ -176,7 +176,7 @@ def append_metrics(workdir, record: dict) -> None:
         file.write(_dumps(record).encode() + b"\n")
 
 
-def read_metrics(workdir) -> list[dict]:
+def read_metrics(workdir) -> list:
     """All whole records; a last line cut short by a kill is left out. Raises RunError at a line that is not JSON."""
     return [_loads(line, f"line {number} of {METRICS} in {workdir}") for number, line in enumerate(_lines(workdir), 1)]
 

@@ -56,12 +56,12 @@ def read_info(workdir):
     return datasets.Info(**tupled(directory.read_info(workdir)))
 
 
-def read_config(workdir):
+def read_config(workdir) -> Any:
     """The config of a run directory as it was stored, which is complete; frozen."""
     return FrozenConfigDict(tupled(directory.read_config(workdir)))
 
 
-def tupled(value):
+def tupled(value) -> Any:
     """Tuples where JSON has lists."""
     if isinstance(value, dict):
         return {name: tupled(item) for name, item in value.items()}

@@ -33,7 +33,7 @@ class Setup(NamedTuple):
     mesh: jax.sharding.Mesh
 
     @property
-    def sizes(self):
+    def sizes(self) -> tuple[int, int, int]:
         """(B, N, S): examples in a batch, in the training set, and streams."""
         return self.config.train.batch_size, self.dataset.info.num_train, num_streams(self.config)
 

@@ -29,7 +29,7 @@ class Table(NamedTuple):
 class State(NamedTuple):
     """Everything the next step needs. No keys: they are functions of (seed, step, example)."""
 
-    step: jax.Array  # int32
+    step: Any  # int32
     params: Any
     opt_state: Any
     ema: Any  # the average of the parameters, or ()
@@ -56,8 +56,8 @@ def init_state(
     condition: jax.Array | None = None,
     *,
     with_ema: bool = False,
-    index: jax.Array | None = None,
-    table_optimizer: optax.GradientTransformation | None = None,
+    index: Any = None,
+    table_optimizer: Any = None,
 ) -> State:
     """The state before the first step.
 

@@ -65,7 +65,7 @@ def fit(
         log_training(runs, metrics, done, (time.perf_counter() - started) / begun, progress)
         cadences = (train.eval_every, train.checkpoint_every)
         due = [crossed(epochs * setup.epoch_steps, before, done, num_steps) for epochs in cadences]
-        own = states(state) if any(due) else None
+        own: Any = states(state) if any(due) else None
         if due[0]:
             on_valid = in_threads(lambda run, own=own: evaluate_valid(run, own(run), valid), runs)
             progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {spelled(on_valid)}")
