@@ -41,37 +41,9 @@ from vae_jax.distributions.likelihoods import (
     LogisticMixture,
 )
 
-__all__ = [
-    "CLOSED_FORM_KL",
-    "Bernoulli",
-    "BetaBinomial",
-    "Categorical",
-    "ContinuousBernoulli",
-    "CouplingFlow",
-    "Dirac",
-    "DiscretizedLogistic",
-    "Distribution",
-    "FullNormal",
-    "InverseAutoregressiveFlow",
-    "LogisticMixture",
-    "LowRankNormal",
-    "Normal",
-    "NormalMixture",
-    "PlanarFlow",
-    "StandardNormal",
-    "TwoLayerPosterior",
-    "TwoLayerPrior",
-    "bernoulli_log_prob",
-    "closed_form_kl",
-    "density_anywhere",
-    "distribution",
-    "has_density",
-    "init_autoregressive",
-    "init_coupling",
-    "kl_of_dimensions",
-    "kl_standard_normal",
-    "normal_log_prob",
-    "reparameterize",
-    "standard_normal",
-    "typed",
-]
+__all__ = ["CLOSED_FORM_KL", "Bernoulli", "BetaBinomial", "Categorical", "ContinuousBernoulli", "CouplingFlow", "Dirac"]
+__all__ += ["DiscretizedLogistic", "Distribution", "FullNormal", "InverseAutoregressiveFlow", "LogisticMixture"]
+__all__ += ["LowRankNormal", "Normal", "NormalMixture", "PlanarFlow", "StandardNormal", "TwoLayerPosterior"]
+__all__ += ["TwoLayerPrior", "bernoulli_log_prob", "closed_form_kl", "density_anywhere", "distribution", "has_density"]
+__all__ += ["init_autoregressive", "init_coupling", "kl_of_dimensions", "kl_standard_normal", "normal_log_prob"]
+__all__ += ["reparameterize", "standard_normal", "typed"]

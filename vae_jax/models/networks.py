@@ -340,7 +340,7 @@ def backward(stride, padding, x_dilation, kernel_dilation, saved, gradient):
     dx = conv(gradient, turned, x_dilation, tuple(to_x), stride, kernel_dilation)
     swapped = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(gradient, (1, 2, 0, 3))
     dkernel = conv(*swapped, kernel_dilation, tuple(to_kernel), x_dilation, stride)
-    return dx, dkernel.transpose(1, 2, 0, 3)
+    return dx, jnp.transpose(dkernel, (1, 2, 0, 3))
 
 
 conv.defvjp(forward, backward)
