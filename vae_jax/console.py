@@ -21,10 +21,11 @@ class Progress:
     def __init__(self, title, total, initial=0):
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
         self.title, self.written = title, time.monotonic()
         self.is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self.remaining = progress.TimeRemainingColumn(compact=True)
+        self.remaining = progress.TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True))
         self.bar = progress.Progress(
             progress.TextColumn("{task.percentage:3.0f}% {task.description},", markup=False),
             self.remaining,

@@ -14,7 +14,7 @@ from vae_jax.commands import flags as command
 PROGRAM = """
 import sys, jax, jax.numpy as jnp
 from jax._src import monitoring
-from vae_jax.compilation import use_cache
+from vae_jax.commands.flags import use_cache
 hits = []
 monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("cache_hits") else None)
 use_cache(sys.argv[1])

@@ -414,7 +414,10 @@ def test_a_table_starts_as_configured(start, encoder_run, tmp_path):
 
 def test_what_cannot_work_is_refused_in_one_line():
     for change, message in (
-        ({"binarization": "dynamic"}, r"per_datapoint keeps one q .*binarization=fixed"),
+        (
+            {"binarization": "dynamic"},
+            r"per_datapoint cannot go with data.binarization = dynamic: .*binarization=fixed",
+        ),
         ({}, r"start = encoder needs config\.inference\.encoder_run"),
     ):
         config = configuration.default()

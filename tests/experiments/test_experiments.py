@@ -137,11 +137,12 @@ def test_the_quick_variant_runs_by_the_command_of_its_docstring(path, tmp_path):
 
 
 def test_files_import_nothing_but_configurations():
-    """An experiment is data about a run: reading it must not start jax, nor read a file."""
+    """An experiment is data about a run: of the package it wants configurations alone."""
+    allowed = {"vae_jax.commands.configuration.default", "vae_jax.config.by_variant", "vae_jax.config.from_experiment"}
     for path in FILES:
         modules = {name.name for node in ast.walk(ast.parse(path.read_text())) for name in imports(node)}
         ours = {name for name in modules if name.split(".")[0] in ("vae_jax", "jax", "jaxlib", "flax", "optax")}
-        assert ours == {"vae_jax.config"}, path
+        assert ours <= allowed, path
 
 
 def imports(node):

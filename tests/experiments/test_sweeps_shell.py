@@ -115,7 +115,7 @@ def configured(command):
     flags.pop("workdir")
     for flag, text in flags.items():
         key = flag.removeprefix("config.")
-        kind = type(configuration.keys()[key])
+        kind = type(configuration.keys()[key].default)
         config.update_from_flattened_dict({key: kind(text)})
     return configuration.validate(config)
 

@@ -133,18 +133,18 @@ def test_every_way_finds_the_best_q(kind, world):
     """
     model, start, run = linear_training(kind)
     index = jnp.arange(NUM_EXAMPLES)
-    batch = {"image": jnp.asarray(world.x, jnp.float32), "index": index, "row": index}
+    batch = {"image": jnp.asarray(world.x, jnp.float32), "index": index, "slot": index}
     state = start(linear_params(world))
     trained = run(state, batch)
 
-    def rows_of(state):
+    def q_params_of(state):
         bound = examples.bound(model, state.params, batch, num_samples=64)
         keys = example_keys(jax.random.key(2), index, Use.TRAIN_REFINE)
-        return model.infer(state.params, step.rows_of(state.table), keys, batch, bound)
+        return model.infer(state.params, step.q_params_of(state.table), keys, batch, bound)
 
     best = world.elbo(world.best)
-    assert (best - world.elbo(rows_of(state)) > 0.1).all(), "the start must not be the answer"
-    gap = best - world.elbo(rows_of(trained))
+    assert (best - world.elbo(q_params_of(state)) > 0.1).all(), "the start must not be the answer"
+    gap = best - world.elbo(q_params_of(trained))
     assert gap.min() > -1e-5 and gap.max() < 0.01, gap
     for before, after in zip(*(jax.tree.leaves(s.params["decoder"]) for s in (state, trained)), strict=True):
         np.testing.assert_array_equal(before, after)

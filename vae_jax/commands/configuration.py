@@ -130,7 +130,7 @@ def numbers(config):
         (ppca, "config.model.likelihood = bernoulli needs data in [0, 1]: use normal for data.name = ppca"),
         (
             encoder and not find.encoder_run,
-            "config.inference.start = encoder needs inference.encoder_run = RUN, amortized",
+            "config.inference.start = encoder needs config.inference.encoder_run = RUN, amortized",
         ),
     )
 
