@@ -51,6 +51,7 @@ def problem(linear_gaussian):
     return repeat, arguments
 
 
+@pytest.mark.slow
 def test_long_runs_equal_log_px(linear_gaussian, problem):
     repeat, arguments = problem
     settings = SETTINGS._replace(num_chains=256, num_temperatures=1500)

@@ -216,6 +216,7 @@ def test_q_star_is_the_best_diagonal_gaussian(correlated):
     )
 
 
+@pytest.mark.slow
 def test_neither_chunks_nor_devices_change_a_number(correlated):
     """In float64, since steps of Adam that begin a rounding error apart end further apart. (AIS: see test_ais.)"""
     quick = {"fit.max_steps": 20, "fit.window": 10, "elbo_samples": 20, "num_samples": 100, "num_examples": 8}

@@ -32,6 +32,7 @@ def run(trained, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_both_are_measured_and_drawn(run, tmp_path, capsys):
     out = tmp_path / "both.png"
     completions.main([f"--out={out}", run("completion"), run("regressor")])

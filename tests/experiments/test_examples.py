@@ -66,6 +66,7 @@ def elbos(bare, module, model):
     return ours.elbo(params, key, x, num_samples=3), module.elbo(model, key, x, num_samples=3)
 
 
+@pytest.mark.slow
 def test_equinox_learns_and_agrees(bare):
     eqx = pytest.importorskip("equinox", reason="needs Equinox: pip install -e '.[test]'")
     module = load("with_equinox")
@@ -77,6 +78,7 @@ def test_equinox_learns_and_agrees(bare):
     np.testing.assert_allclose(*elbos(bare, module, model), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nnx_learns_and_agrees(bare):
     from flax import nnx
 

@@ -27,11 +27,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = "experiments/ae_vs_vae.sh"
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [("linear_ae", "vae"), pytest.param(("line_ae", "line_vae"), marks=pytest.mark.slow)],
-    ids=["plane", "line"],
-)
+@pytest.mark.parametrize("kinds", [("linear_ae", "vae"), ("line_ae", "line_vae")], ids=["plane", "line"])
+@pytest.mark.slow
 def test_runs_and_pca_are_measured_printed_saved_and_drawn(trained, kinds, tmp_path, capsys):
     """PCA's errors are scikit-learn's, a run's bound is that of its summary, and no linear code errs less than PCA."""
     runs, out, (ae, vae) = [trained(kind) for kind in kinds], tmp_path / "deep" / "out", kinds

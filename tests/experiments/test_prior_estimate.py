@@ -4,6 +4,7 @@ import prior_estimate
 import pytest
 
 
+@pytest.mark.slow
 def test_columns_are_in_the_order_of_latent_dimensions(trained, tmp_path, capsys):
     out = tmp_path / "new" / "estimate.png"
     prior_estimate.main([f"--out={out}", trained("completion"), trained("vae")])

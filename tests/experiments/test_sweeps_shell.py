@@ -207,7 +207,9 @@ def test_no_more_than_so_many_at_once(sweep, tmp_path):
     assert len(begun) == 10 and all(begun[i + 5] - begun[i] >= 0.4 for i in range(5))
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, status", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_stopping_the_sweep_stops_its_runs(start, tmp_path, number, status):
     """Ctrl-C reaches the group, as from a terminal; a kill the script alone. No run is left, the report is not made."""
     process, hung = start(SEEDS, JOBS="3", HANG="seed=[0-9]"), tmp_path / "calls.hung"
