@@ -1,4 +1,4 @@
-"""What the commands share: the flags that say which run is meant, mistakes as one line, and the text of --help."""
+"""What the commands share: the flags that say which run is meant, errors as one line, and the text of --help."""
 
 import getpass
 import importlib.metadata
@@ -48,7 +48,7 @@ def require_config():
 
 
 def guarded(action):
-    """Does what trains or measures; every mistake becomes one line and exit status 2."""
+    """Does what trains or measures; every error becomes one line and exit status 2."""
     logging.set_verbosity(logging.WARNING)  # jax tells at INFO which accelerators it did not find
     use_cache(os.environ.get(SWITCH, "off"))
     console.guarded(action, "interrupted; the same command goes on from the last checkpoint")
@@ -77,7 +77,7 @@ def given():
 
 
 def parse(arguments, help_text):
-    """Flags from the command line; a mistake in them, or in the experiment file, is one line; --help prints a text."""
+    """Flags from the command line; an error in them, or in the experiment file, is one line; --help prints a text."""
     if any(re.fullmatch("--?(help|h|helpshort|helpfull)(=.*)?", argument) for argument in arguments[1:]):
         print(help_text())
         sys.exit(0)
@@ -102,7 +102,7 @@ def require_known_keys(arguments):
 
 
 def explain(error, arguments):
-    """One line about a mistake on the command line, or in the experiment file: what, and where."""
+    """One line about an error on the command line, or in the experiment file: what, and where."""
     spelled = re.findall(r"(?:^|\0)--?config(?:=|\0)([^\0]*)", "\0".join(arguments[1:]))
     path = spelled[-1].partition(":")[0] if spelled else ""
     if spelled and not os.path.isfile(path):
