@@ -122,15 +122,15 @@ def setup_step(setup, axis):
 def make_program(setup):
     """program(num_steps) -> the compiled run of so many steps, see `make_run_steps`."""
     train_step = setup_step(setup, devices.axis(setup.mesh))
-    batch, num, streams = setup.sizes
-    return cache(lambda steps: make_run_steps(train_step, steps, batch, num, streams, setup.mesh))
+    batch, num, num_streams = setup.sizes
+    return cache(lambda steps: make_run_steps(train_step, steps, batch, num, num_streams, setup.mesh))
 
 
 def make_members_program(setup, mesh, batching):
     """program(num_steps) -> the compiled runs of many such setups side by side, see `make_run_members`."""
     train_step = setup_step(setup, devices.NO_AXIS)
-    batch, num, streams = setup.sizes
-    return cache(lambda steps: make_run_members(train_step, steps, batch, num, streams, mesh, batching))
+    batch, num, num_streams = setup.sizes
+    return cache(lambda steps: make_run_members(train_step, steps, batch, num, num_streams, mesh, batching))
 
 
 # ---- batch sources
