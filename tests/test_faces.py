@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-FOLDERS = ("distributions", "objectives", "data", "parallel")
+FOLDERS = ("distributions", "objectives", "models", "data", "parallel", "training", "runs", "evaluation")
 NAMES = [(folder, name) for folder in FOLDERS for name in importlib.import_module(f"vae_jax.{folder}").__all__]
 
 

@@ -18,7 +18,7 @@ from vae_jax.objectives.elbo import draw, elbo_fn, score
 from vae_jax.parallel.devices import ONE_DEVICE, Spread, fetch
 
 
-def split_examples(dataset, split: str, prepare: Callable, seed: int, limit: int = 0) -> dict:
+def split_examples(dataset: Any, split: str, prepare: Callable, seed: int, limit: int = 0) -> dict:
     """The examples of a split, each with a key of its own, binarized by the evaluation's seed.
 
     Args:
@@ -128,7 +128,15 @@ def in_chunks(
 
 
 def summarize(values: Any, unit: str = "nats") -> dict:
-    """Mean over examples `[N]` with its standard error: {'value', 'stderr', 'unit'}; stderr is None for N = 1."""
+    """The mean over examples with its standard error.
+
+    Args:
+        values: `[N]`.
+        unit: of the values.
+
+    Returns:
+        {'value', 'stderr', 'unit'}; the standard error is None for a single example.
+    """
     values = np.asarray(values, np.float64)
     stderr = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return entry(float(values.mean()), unit, stderr)

@@ -31,6 +31,8 @@ SMALL = 0.01  # noise that tells equal pseudo-inputs apart
 
 
 class Posterior(NamedTuple):
+    """A family of q(z|x), and what it can do."""
+
     heads: dict  # name -> shape of one of q_params
     make: Callable  # (weights, q_params) -> q
     init: Callable = lambda key: {}  # key -> weights that all examples share
@@ -42,6 +44,8 @@ class Posterior(NamedTuple):
 
 
 class Prior(NamedTuple):
+    """A family of p(z), and what it can do."""
+
     make: Callable  # (weights, condition, encode) -> p(z); encode: x -> q_params
     init: Callable = lambda key, x_init, condition: {}
     conditional: bool = False  # one p for each example: a batch shape of [B]
@@ -52,6 +56,8 @@ class Prior(NamedTuple):
 
 
 class Likelihood(NamedTuple):
+    """A family of p(x|z)."""
+
     num_outputs: int  # what the decoder emits for each element of the event
     make: Callable  # (weights, outputs [..., *event, num_outputs]) -> p(x|z)
     bias: Callable  # mean image [*event] -> bias [*event, num_outputs] at which an untrained decoder emits that mean

@@ -97,11 +97,25 @@ KEYS = {
 }
 
 
-def refine(value, q_params, keys, steps, step_size, momentum, clip_norm):
-    """`steps` of gradient ascent with momentum on `value(keys [B], q_params) -> [B]`, each example alone.
+def refine(
+    value: Callable, q_params: Any, keys: jax.Array, steps: int, step_size: float, momentum: float, clip_norm: float
+) -> Any:
+    """Gradient ascent with momentum on the bound of each example alone; it can be differentiated.
 
-    Every example's gradient is clipped to a norm of its own (0: not at all), so step sizes do not depend on the batch.
-    Keys are consumed; step k uses fold_in(key, k).
+        v <- momentum v + g,   q_params <- q_params + step_size v,   g clipped to a norm for each example
+
+    Args:
+        value: (keys `[B]`, q_params) -> what is ascended `[B]`, nats.
+        q_params: where it begins, `[B, ...]`.
+        keys: `[B]`; they are consumed. Step k uses fold_in(key, k).
+        steps: how many.
+        step_size, momentum: as above.
+        clip_norm: of one example's gradient, so that a step does not depend on the batch; 0: none.
+
+    Returns:
+        The refined q_params.
+
+    Source: Kim et al. (2018), algorithm 1.
     """
 
     def one(carry, k):
@@ -143,14 +157,27 @@ PLATEAU_DECAY = (
 )
 
 
-def fit_q_params(value, q_params, keys, *, learning_rate, max_steps, window, patience):
-    """Ascends `value(keys [B], q_params) -> [B]`, each example on its own, all together; (q_params, steps [B]).
+def fit_q_params(
+    value: Callable, q_params: Any, keys: jax.Array, *, learning_rate: float, max_steps: int, window: int, patience: int
+) -> tuple[Any, jax.Array]:
+    """Fits the q_params of each example on its own, all together, the decoder frozen.
 
     Adam, its rate a cosine over `max_steps`, which are cut to whole windows. When the mean value over a window is not
     an example's best, the noise lets it come no further at this rate: its rate is multiplied by
     PLATEAU_DECAY, and after `patience` such windows it stops; the program ends when all have. The answer is the average
-    iterate of its last window, not of the best one, which near the optimum is the luckiest. Keys are consumed; step k
-    uses fold_in(key, k).
+    iterate of its last window, not of the best one, which near the optimum is the luckiest.
+
+    Args:
+        value: (keys `[B]`, q_params) -> what is ascended `[B]`, nats.
+        q_params: where it begins, `[B, ...]`.
+        keys: `[B]`; they are consumed. Step k uses fold_in(key, k).
+        learning_rate: of Adam, at its highest.
+        max_steps: at most so many.
+        window: steps whose iterates are averaged.
+        patience: windows without a better one after which an example stops.
+
+    Returns:
+        The fitted q_params, and the steps that each example took `[B]`.
     """
     window = min(window, max_steps)
     max_steps -= max_steps % window

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +39,19 @@ class Model(NamedTuple):
     )  # parameters after a step that have a rule of their own
 
 
-def make_model(config, info, precision="float32"):
-    """The model that `config` describes, for data like `info` (event_shape); needs no data until `init`.
+def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
+    """The model that a configuration describes; it needs no data until `init`.
 
-    precision: what encoder and decoder compute in, 'float32' or 'bfloat16'; all else is float32.
-    Raises ConfigError for a network, prior or likelihood that cannot work with such data.
+    Args:
+        config: a whole configuration; its groups `model` and `inference` are read.
+        info: of the data: `event_shape`, `condition_shape` and `num_train`.
+        precision: what encoder and decoder compute in, 'float32' or 'bfloat16'; all else is float32.
+
+    Returns:
+        A tuple of pure functions.
+
+    Raises:
+        ConfigError: for a name that there is not, or a network, prior or likelihood that such data do not fit.
     """
     event_shape = tuple(info.event_shape)
     posterior, prior = families_of(config.model)
@@ -115,15 +123,34 @@ def closed_form_update(likelihood, params, old, gradient):
     }
 
 
-def sample_prior(model, params, key, count, condition=None):
-    """`count` draws from the prior, or one for each of as many conditions: z `[1, count, ...]`. The key is consumed."""
+def sample_prior(model: Model, params: Any, key: jax.Array, count: int, condition: Any = None) -> Any:
+    """Draws from the prior, or one for each of as many conditions.
+
+    Args:
+        model, params: the model.
+        key: one key; it is consumed.
+        count: how many.
+        condition: `[count, ...]`, or None.
+
+    Returns:
+        z `[1, count, Z]`, of a two-layer model a dict of such.
+    """
     return model.prior(params, condition).sample(key, (1,) if model.conditional else (1, count))
 
 
-def sample_each_prior(model, params, keys, num_samples, condition):
-    """Draws for each of B conditions from its own key `[B]`: z `[num_samples, B, ...]`. The keys are consumed.
+def sample_each_prior(model: Model, params: Any, keys: jax.Array, num_samples: int, condition: Any) -> Any:
+    """Draws from the prior for each of B examples, from a key of its own.
 
-    Conditions with the same key have the same draws, or with a prior of their own the same noise.
+    Examples with the same key have the same draws, or with a prior of their own the same noise.
+
+    Args:
+        model, params: the model.
+        keys: `[B]`; they are consumed.
+        num_samples: K draws for each.
+        condition: `[B, ...]`, or None.
+
+    Returns:
+        z `[K, B, Z]`, of a two-layer model a dict of such.
     """
     prior = model.prior(params, condition)
     if model.conditional:

@@ -28,6 +28,8 @@ ACTIVATIONS = {
 
 
 class Network(NamedTuple):
+    """A pair of pure functions."""
+
     init: Callable  # (key, *inputs) -> params
     apply: Callable  # (params, *inputs) -> output
 

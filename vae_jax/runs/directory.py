@@ -26,6 +26,7 @@ import shlex
 import subprocess
 import sys
 import time
+from typing import Any
 
 from vae_jax.config import CHANGEABLE, flat, in_groups
 from vae_jax.errors import RunError
@@ -136,8 +137,18 @@ def environment() -> dict:
 # Reading and writing its files.
 
 
-def read_config(workdir) -> dict:
-    """The run's configuration (lists for tuples). Raises RunError if this is no run directory of this format."""
+def read_config(workdir: Any) -> dict:
+    """The configuration of a run.
+
+    Args:
+        workdir: a run directory.
+
+    Returns:
+        The configuration, lists for tuples.
+
+    Raises:
+        RunError: where this is no run directory of this format.
+    """
     config = _read(workdir, CONFIG)
     number = config.pop("format", 1)
     if number != FORMAT:
@@ -159,8 +170,18 @@ def read_environment(workdir) -> dict:
     return _read(workdir, ENVIRONMENT) if (pathlib.Path(workdir) / ENVIRONMENT).exists() else {}
 
 
-def read_summary(workdir) -> dict | None:
-    """The final numbers, None before there are any. Raises RunError if this is no run directory."""
+def read_summary(workdir: Any) -> dict | None:
+    """The final numbers of a run.
+
+    Args:
+        workdir: a run directory.
+
+    Returns:
+        The summary, None before there is one.
+
+    Raises:
+        RunError: where this is no run directory.
+    """
     read_config(workdir)
     return _read(workdir, SUMMARY) if (pathlib.Path(workdir) / SUMMARY).exists() else None
 
@@ -176,8 +197,18 @@ def append_metrics(workdir, record: dict) -> None:
         file.write(_dumps(record).encode() + b"\n")
 
 
-def read_metrics(workdir) -> list:
-    """All whole records; a last line cut short by a kill is left out. Raises RunError at a line that is not JSON."""
+def read_metrics(workdir: Any) -> list:
+    """All whole records of a run; a last line that was cut short by a kill is left out.
+
+    Args:
+        workdir: a run directory.
+
+    Returns:
+        The records, in order.
+
+    Raises:
+        RunError: at a line that is not JSON.
+    """
     return [_loads(line, f"line {number} of {METRICS} in {workdir}") for number, line in enumerate(_lines(workdir), 1)]
 
 

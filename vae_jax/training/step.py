@@ -70,6 +70,9 @@ def init_state(
         with_ema: whether an average of the parameters is kept.
         index: of a model with a table, the example in each of its slots `[S * L]`, -1 in the padding.
         table_optimizer: of one entry of the table.
+
+    Returns:
+        The state, its step 0.
     """
     params, q_params = model.init(key, x_init, condition)
     # a copy, since donation gives up the parameters and their average together
