@@ -126,11 +126,12 @@ def test_a_typo_in_an_override_fails():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if load(path).get_config().data.name in SHIPPED], ids=str)
-def test_the_quick_variant_runs_by_the_command_of_its_docstring(path, tmp_path):
+def test_a_quick_variant_runs_by_the_command_of_the_docstring(path, tmp_path):
     (line,) = [line.strip() for line in load(path).__doc__.splitlines() if "python -m vae_jax.main" in line][:1]
     command = [sys.executable, *shlex.split(line)[1:], f"--workdir={tmp_path / 'run'}"]
-    quick = [part.replace(f"{path.name}", f"{path.name}:quick") for part in command]
-    done = subprocess.run(quick, cwd=ROOT, capture_output=True, text=True)
+    if not any(f"{path.name}:" in part for part in command):  # that of a file without a quick variant names one
+        command = [part.replace(path.name, f"{path.name}:quick") for part in command]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary = directory.read_summary(tmp_path / "run")
     assert summary["complete"] and np.isfinite(summary["splits"]["test"]["nll"]["value"])

@@ -160,6 +160,16 @@ def test_every_possible_pair_is_covered_and_the_others_are_refused_by_name():
             configuration.validate(make_config(plain | dict(pair)))
 
 
+@pytest.mark.parametrize("key, family", [("model.posterior", "coupling"), ("model.prior", "flow")])
+def test_a_flow_in_which_one_part_moves_the_other_needs_two(key, family):
+    config = configuration.default()
+    config.update_from_flattened_dict({key: family, "model.latent_dim": 2})
+    configuration.validate(config)
+    config.model.latent_dim = 1
+    with pytest.raises(ConfigError, match="latent_dim >= 2"):
+        configuration.validate(config)
+
+
 def test_each_refusal_says_what_to_do_and_is_in_the_docs():
     """docs/families.md lists all of them, and none that there is not."""
     refusals = configuration.combinations(configuration.default())

@@ -62,4 +62,10 @@ def test_estimates(count):
     prior, q = figure.axes[0].lines
     np.testing.assert_allclose(prior.get_ydata(), values.mean(0))
     np.testing.assert_allclose(q.get_ydata(), values.mean(0) + 9)
+    band, _ = figure.axes[0].collections
+    vertices = band.get_paths()[0].vertices
+    error = 2 * values.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(3)
+    for draws, middle, half in zip(at, values.mean(0), error, strict=True):
+        edges = vertices[vertices[:, 0] == draws, 1]
+        np.testing.assert_allclose([edges.min(), edges.max()], [middle - half, middle + half], atol=1e-9)
     assert len(drawn(figure)) > 3000
