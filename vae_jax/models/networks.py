@@ -9,7 +9,7 @@ A network plugs in as any Flax module with one of two signatures, an optional `c
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -341,7 +341,7 @@ def backward(stride, padding, x_dilation, kernel_dilation, saved, gradient):
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     dx = conv(gradient, turned, x_dilation, tuple(to_x), stride, kernel_dilation)
     swapped = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(gradient, (1, 2, 0, 3))
-    dkernel = conv(*swapped, kernel_dilation, tuple(to_kernel), x_dilation, stride)
+    dkernel: Any = conv(*swapped, kernel_dilation, tuple(to_kernel), x_dilation, stride)
     return dx, jnp.transpose(dkernel, (1, 2, 0, 3))
 
 
