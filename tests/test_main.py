@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -549,3 +550,18 @@ def test_help_is_quick(environment):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     seconds, imported = re.search(r"SECONDS (\S+) (.*)\n$", done.stdout).groups()
     assert done.returncode == 0 and not done.stderr and imported == "[]" and float(seconds) < 3
+
+
+@pytest.mark.parametrize("missing", ["blackjax", "nosuchmodule"])
+def test_a_missing_extra_is_named_and_nothing_else_is_taken_for_it(missing, monkeypatch, capsys):
+    def resolve(name):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(main, "join", lambda: None)
+    monkeypatch.setattr(main, "arguments_of", lambda mode: ())
+    monkeypatch.setattr(main, "MODE", SimpleNamespace(value="gaps"))
+    monkeypatch.setattr(main.pkgutil, "resolve_name", resolve)
+    with pytest.raises(SystemExit if missing == "blackjax" else ModuleNotFoundError):
+        main.run()
+    named = "--mode=gaps needs blackjax: pip install -e '.[ais]'" in capsys.readouterr().err
+    assert named == (missing == "blackjax")
