@@ -25,6 +25,7 @@ from vae_jax.console import guarded
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds, generation, latent_space
 from vae_jax.evaluation.examples import in_chunks, summarize
+from vae_jax.keys import prior_key
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel import devices
 from vae_jax.reports import tables
@@ -173,7 +174,7 @@ def space_of_run(run):
     if not model.has_density:
         return space._replace(draws=generation.code_draws(space.train, SAMPLES, SEED)), images
     space = space._replace(
-        draws=jax.device_get(sample_prior(model, params, jax.random.key(SEED), SAMPLES))[0],
+        draws=jax.device_get(sample_prior(model, params, prior_key(SEED), SAMPLES))[0],
         prior=True,
         standard=model.standard_normal,
         bound=bounds.bound_numbers(model, params, test, config.eval, spread),

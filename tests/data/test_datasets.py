@@ -20,6 +20,7 @@ from scipy import stats
 from vae_jax.data import datasets, files
 from vae_jax.data.preprocess import preprocess as to_x
 from vae_jax.errors import DataError
+from vae_jax.keys import Use, seed_key
 
 NUM_TRAIN, NUM_TEST = 450, 12
 
@@ -108,7 +109,7 @@ def test_fixed_draws_each_example_once_by_its_split_and_index():
     assert fixed.info.value_range == (0.0, 1.0) and fixed.info.event_shape == (3, 2)
     assert fixed.provenance == {"source": "test", "binarization_seed": 7}
     for number, index in ((0, 3), (0, 4150), (1, 2), (2, 0)):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), number), index)
+        key = jax.random.fold_in(jax.random.fold_in(seed_key(7, Use.SEED_BINARIZE), number), index)
         expected = preprocess(key[None], dataset[number].image[index][None], (0.0, 255.0), "dynamic")[0]
         assert fixed[number].image.dtype == np.uint8
         np.testing.assert_array_equal(fixed[number].image[index], expected)

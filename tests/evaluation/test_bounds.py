@@ -13,7 +13,7 @@ from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import bounds, generation, latent_space, summary
 from vae_jax.evaluation.examples import bits_per_dim, in_chunks, summarize, with_q_params
-from vae_jax.keys import Use, split_keys
+from vae_jax.keys import Use, seed_key, split_keys
 from vae_jax.models.model import Model, make_model
 from vae_jax.parallel import devices
 
@@ -67,7 +67,7 @@ def examples(linear_gaussian):
 def by_hand(linear_gaussian, examples):
     """(examples, log p(x|z), log p(z), log q(z|x), each [DRAWS, N]): a loop over examples and draws, in float64.
 
-    The key of draw k of example i of the test split: fold_in(fold_in(fold_in(fold_in(key(seed), 2), i), DRAW), k).
+    The key of draw k of example i of the test split: fold_in(fold_in(fold_in(fold_in(root, 2), i), EVAL_DRAW), k).
     """
     lg, made = linear_gaussian, examples(N, 0.3, 0.2)
     fold_in = jax.jit(jax.random.fold_in)
@@ -75,7 +75,7 @@ def by_hand(linear_gaussian, examples):
     log_normal = lambda x, mean, std: (-0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum()
     terms = np.zeros((3, DRAWS, N))
     for i in range(N):
-        example_key = fold_in(fold_in(fold_in(jax.random.key(SEED), 2), i), Use.EVAL_DRAW % 100)
+        example_key = fold_in(fold_in(fold_in(seed_key(SEED, Use.SEED_EVALUATION), 2), i), Use.EVAL_DRAW)
         mean, std = lg.mean[i % 4] + 0.3, np.exp(lg.log_std + 0.2)
         for k in range(DRAWS):
             z = mean + std * np.asarray(noise(fold_in(example_key, k)), np.float64)
@@ -163,7 +163,8 @@ def test_far_from_the_data_nothing_overflows(model, params, examples):
     chunk = examples(N)
     got = bounds.importance_log_px(model, params, {**chunk, "image": chunk["image"] + 300}, DRAWS, 3)
     assert np.isfinite(got["log_px"]).all() and (got["log_px"] < -1e4).all()
-    np.testing.assert_allclose(got["ess"], 1, atol=0.1)
+    np.testing.assert_allclose(np.median(got["ess"]), 1, atol=0.01)
+    assert got["ess"].max() < 1.5  # a second draw may come close to the best one
 
 
 def test_the_condition_reaches_the_decoder(model, params, by_hand):

@@ -117,7 +117,8 @@ def test_gaps_equal_their_closed_forms(correlated):
     }
     assert correlated.approximation_gap > 0.1 and correlated.amortization_gap > 0.1
     for name, value in expected.items():
-        assert numbers[name]["value"] == pytest.approx(value, abs=0.01), name
+        # the draws' standard error, over seeds: 0.0045
+        assert numbers[name]["value"] == pytest.approx(value, abs=0.02), name
     total = numbers["approximation_gap"]["value"] + numbers["amortization_gap"]["value"]
     assert total == pytest.approx(numbers["inference_gap"]["value"], abs=1e-5)
     assert numbers["approximation_gap"]["stderr"] < 0.1 * numbers["log_px"]["stderr"]  # paired
@@ -267,7 +268,8 @@ def test_the_better_of_two_starts_is_taken_for_each_example():
     assert numbers["q_star_from_start"]["value"] == 0.5
     # log p = log of 2 pi s^2 N(center; 0, 1 + s^2) for the modes; each q* is nearly exact for its own
     log_modes = np.log([0.9, 0.1]) + np.log(0.09 / 1.09) - 0.5 * 9 / 1.09
-    np.testing.assert_allclose(values["elbo_q_star"], log_modes.repeat(4), atol=0.05)
+    # the standard error of each, over keys: 0.027
+    np.testing.assert_allclose(values["elbo_q_star"], log_modes.repeat(4), atol=0.12)
 
 
 @pytest.mark.slow

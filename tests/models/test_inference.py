@@ -14,7 +14,7 @@ from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import examples
 from vae_jax.evaluation.examples import bound, with_q_params
-from vae_jax.keys import Use, example_keys, fold_in_each, split_keys
+from vae_jax.keys import Use, example_keys, fold_each, split_keys
 from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_q_params, refine
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives import regularized
@@ -355,7 +355,7 @@ def test_some_examples_are_clipped_and_some_are_not():
 
     @jax.jit
     def first_gradient(params, batch):
-        bound, keys = examples.bound(model, params, batch), fold_in_each(noise(batch)[Use.TRAIN_REFINE], 0)
+        bound, keys = examples.bound(model, params, batch), fold_each(noise(batch)[Use.TRAIN_REFINE], 0)
         value = lambda rows: bound(keys, batch["image"], model.make_q(params, rows)).sum()
         return jax.grad(value)(model.encode(params, batch["image"]))
 

@@ -17,7 +17,7 @@ import numpy as np
 from vae_jax import console
 from vae_jax.errors import DataError, one_line
 from vae_jax.evaluation.examples import prepared, with_means, with_q_params
-from vae_jax.keys import Use, fold, split_keys
+from vae_jax.keys import Use, seed_key, split_keys
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel import devices
 from vae_jax.runs import load
@@ -27,8 +27,8 @@ from vae_jax.training import setup as setups
 def sample(loaded, count, given):
     """`count` draws of the prior and of p(x|z); labels in turn where the model wants a label for its condition."""
     condition = conditions(loaded, count, given)
-    key = jax.random.key(loaded.config.eval.seed)
-    z = jax.device_get(sample_prior(loaded.model, loaded.params, fold(key, Use.SAMPLE_Z), count, condition))
+    key = seed_key(loaded.config.eval.seed, Use.SEED_SAMPLE_Z)
+    z = jax.device_get(sample_prior(loaded.model, loaded.params, key, count, condition))
     named = z if isinstance(z, dict) else {"z": z}
     return {name: array[0] for name, array in named.items()} | decoded(loaded, z, condition)
 
@@ -41,7 +41,7 @@ def decode(loaded, given):
 
 def decoded(loaded, z, condition):
     """The mean of p(x|z) and a draw from it, at z `[1, N, ...]`."""
-    key = fold(jax.random.key(loaded.config.eval.seed), Use.SAMPLE_X)
+    key = seed_key(loaded.config.eval.seed, Use.SEED_SAMPLE_X)
 
     @jax.jit
     def both(params, z, condition):

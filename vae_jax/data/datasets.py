@@ -23,6 +23,7 @@ from vae_jax.data import files, tfds
 from vae_jax.data.preprocess import preprocess
 from vae_jax.data.tfds import Records
 from vae_jax.errors import DataError
+from vae_jax.keys import Use, keys_of_each, seed_key
 
 
 class Split(NamedTuple):
@@ -189,16 +190,15 @@ CONDITIONS: dict[str, Callable[[Dataset], Dataset]] = {"label": given_label, "up
 def binarize_fixed(dataset, seed):
     """Every example drawn once: uint8 in {0, 1} with value_range (0, 1). Raises DataError for images on disk.
 
-    Example i of split s (train 0, valid 1, test 2) has the key fold_in(fold_in(key(seed), s), i), so that its pixels
-    depend neither on `num_train` nor on anything else in the set.
+    Example i of split s (train 0, valid 1, test 2) has the key fold_in(fold_in(k, s), i), k the seed's SEED_BINARIZE,
+    so that its pixels depend neither on `num_train` nor on anything else in the set.
     """
     require_in_memory(dataset, "config.data.binarization = 'fixed'", "binarize the files and use none, or use dynamic")
     value_range, chunk = dataset.info.value_range, 4096
 
     @jax.jit
     def draw(key, start, image):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(chunk))
-        return preprocess(keys, image, value_range, "dynamic").astype(jnp.uint8)
+        return preprocess(keys_of_each(key, start + jnp.arange(chunk)), image, value_range, "dynamic").astype(jnp.uint8)
 
     def draw_split(key, image):
         drawn = np.empty(image.shape, np.uint8)
@@ -208,7 +208,7 @@ def binarize_fixed(dataset, seed):
             drawn[start : start + chunk] = draw(key, start, padded)[: len(part)]
         return drawn
 
-    keys = (jax.random.fold_in(jax.random.key(seed), number) for number in range(3))
+    keys = iter(keys_of_each(seed_key(seed, Use.SEED_BINARIZE), jnp.arange(3)))
     dataset = dataset._replace(provenance=dataset.provenance | {"binarization_seed": seed})
     drawn = lambda split: split._replace(image=draw_split(next(keys), split.image))
     return change_splits(dataset, drawn, value_range=(0.0, 1.0))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc
 from jax.random import fold_in
 
-from vae_jax.keys import Use, fold
+from vae_jax.keys import Use
 from vae_jax.objectives.elbo import importance_bound
 from vae_jax.objectives.importance import effective_sample_size
 
@@ -92,7 +92,7 @@ def tune(keys, examples, target, settings):
     warm_up = jnp.full(WARM_UP, betas[0])
 
     def one(key, example):
-        chains = start_chains(fold(key, Use.AIS_PILOT), example, target, settings.pilot_chains)
+        chains = start_chains(fold_in(key, Use.AIS_PILOT), example, target, settings.pilot_chains)
 
         def move(carry, beta):
             chains, log_step = carry
@@ -120,7 +120,7 @@ def estimate(keys, examples, target, log_steps, settings):
     """
 
     def one(key, example, log_steps):
-        chains = start_chains(fold(key, Use.AIS_RUN), example, target, settings.num_chains)
+        chains = start_chains(fold_in(key, Use.AIS_RUN), example, target, settings.num_chains)
         return anneal(chains, example, target, log_steps, settings)
 
     return jax.vmap(one)(keys, examples, log_steps)
@@ -133,7 +133,7 @@ def reverse(keys, examples, z, target, log_steps, settings):
     """
 
     def one(key, example, z, log_steps):
-        keys = chain_keys(fold(key, Use.AIS_REVERSE), settings.num_chains)
+        keys = chain_keys(fold_in(key, Use.AIS_REVERSE), settings.num_chains)
         chains = (keys, *evaluate_chains(jnp.tile(z, (settings.num_chains, 1)), example, target))
         result = anneal(chains, example, target, log_steps, settings, backwards=True)
         return result._replace(log_px=-result.log_px, acceptance=result.acceptance[::-1])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.evaluation.examples import bits_per_dim, bound, in_chunks, summarize
-from vae_jax.keys import Use, fold_each, fold_in_each
+from vae_jax.keys import Use, fold_each
 from vae_jax.models.model import Model, sample_each_prior
 from vae_jax.objectives.elbo import elbo_fn, importance_bound
 from vae_jax.objectives.importance import effective_sample_size
@@ -50,7 +50,7 @@ def sample_terms(model, params, chunk, number):
     condition = chunk.get("condition")
     q = model.make_q(params, chunk["q_params"])
     decode = lambda z: model.decode(params, z, condition)
-    keys = fold_in_each(fold_each(chunk["key"], Use.EVAL_DRAW), number)
+    keys = fold_each(fold_each(chunk["key"], Use.EVAL_DRAW), number)
     return elbo_fn(keys, chunk["image"], q, decode, model.prior(params, condition))
 
 
@@ -62,7 +62,7 @@ def from_q(model, params, chunk, number):
 def from_prior(model, params, chunk, number):
     """log w `[B]` of the prior's draw `number` for each example: log p(x|z)."""
     condition = chunk.get("condition")
-    keys = fold_in_each(fold_each(chunk["key"], Use.LOG_PX_PRIOR), number)
+    keys = fold_each(fold_each(chunk["key"], Use.LOG_PX_PRIOR), number)
     z = sample_each_prior(model, params, keys, 1, condition)
     return model.decode(params, z, condition).log_prob(chunk["image"])[0]
 

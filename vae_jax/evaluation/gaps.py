@@ -26,7 +26,7 @@ from vae_jax.distributions.flows import CouplingFlow, init_coupling
 from vae_jax.evaluation import ais
 from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE, elbo_terms, importance_log_px
 from vae_jax.evaluation.examples import fit_from, in_chunks, summarize
-from vae_jax.keys import Use, fold_each, fold_in_each
+from vae_jax.keys import Use, fold_each
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel.devices import ONE_DEVICE
 
@@ -100,9 +100,9 @@ def elbo(run, title, use, examples, config):
     return run(title, use, elbo_terms, examples, config.elbo_samples)["elbo"]
 
 
-def best_of(run, title, candidates, config):
+def best_of(run, title, use, candidates, config):
     """Of several versions of the examples the one with the better L for each, and its number `[N]`."""
-    scores = np.stack([elbo(run, title, Use.GAPS_JUDGE, candidate, config) for candidate in candidates])
+    scores = np.stack([elbo(run, title, use, candidate, config) for candidate in candidates])
     best = scores.argmax(0)
     choose = lambda *q_params: np.stack(q_params)[best, np.arange(len(best))]
     q_params = jax.tree.map(choose, *(candidate["q_params"] for candidate in candidates))
@@ -117,7 +117,7 @@ def own_family(run, examples, config):
         "q_params": run(title, use, fit_from, given, config.fit, images=config.fit.num_samples),
     }
     fitted = [fit("q* from q", Use.GAPS_FIT_FROM_Q, examples), fit("q* from the start", Use.GAPS_FIT_FROM_START, start)]
-    star, best = best_of(run, "judging q*", [examples, *fitted], config)
+    star, best = best_of(run, "judging q*", Use.GAPS_JUDGE, [examples, *fitted], config)
     values = {
         "elbo_q": elbo(run, "L[q]", Use.GAPS_REPORT, examples, config),
         "elbo_q_star": elbo(run, "L[q*]", Use.GAPS_REPORT, star, config),
@@ -136,7 +136,8 @@ def flow_family(run, flow_run, star, config):
     star = {**star, "q_params": run("flow: start", Use.GAPS_FLOW_START, start_flow, star, config.flow)}
     images = config.flow.num_samples
     fitted = flow_run("flow q*", Use.GAPS_FLOW_FIT, fit_from, star, config.flow, images=images)
-    star, _ = best_of(flow_run, "judging flow q*", [star, {**star, "q_params": fitted}], config)
+    candidates = [star, {**star, "q_params": fitted}]
+    star, _ = best_of(flow_run, "judging flow q*", Use.GAPS_FLOW_JUDGE, candidates, config)
     return {"elbo_q_star_flow": elbo(flow_run, "L[q* flow]", Use.GAPS_REPORT, star, config)}
 
 
@@ -156,10 +157,10 @@ def start_flow(model, params, chunk, flow):
     if isinstance(q, Normal):
         mean, log_std = q.mean, jnp.broadcast_to(q.log_std, q.mean.shape)
     else:
-        z = q.sample(fold_in_each(chunk["key"], 1), (MOMENTS,))
+        z = q.sample(fold_each(chunk["key"], 0), (MOMENTS,))
         mean, log_std = z.mean(0), jnp.log(z.std(0))
     weights = partial(init_coupling, latent_dim=mean.shape[-1], layers=flow.layers, width=flow.width)
-    return {"mean": mean, "log_std": log_std, "flow": jax.vmap(weights)(chunk["key"])}
+    return {"mean": mean, "log_std": log_std, "flow": jax.vmap(weights)(fold_each(chunk["key"], 1))}
 
 
 def annealed(run, star, config):
@@ -174,14 +175,16 @@ def annealed(run, star, config):
 
 def bidirectional(run, examples, config):
     """AIS and reverse AIS on data drawn from the model: bounds on its log p(x) from both sides."""
-    use, settings, images = Use.GAPS_SIMULATE, settings_of(config.ais), config.ais.num_chains
-    simulated = {**examples, **run("simulating", use, simulate, examples)}
+    settings, images = settings_of(config.ais), config.ais.num_chains
+    simulated = {**examples, **run("simulating", Use.GAPS_SIMULATE, simulate, examples)}
     if "q" in config.ais.starts:
-        draws = config.fit.num_samples
-        simulated["q_params"] = run("q* of simulated data", use, fit_simulated, simulated, config.fit, images=draws)
+        simulated["q_params"] = run("starts of simulated data", Use.GAPS_SIMULATED_START, start_table, simulated)
+        title, use, draws = "q* of simulated data", Use.GAPS_SIMULATED_FIT, config.fit.num_samples
+        simulated["q_params"] = run(title, use, fit_from, simulated, config.fit, images=draws)
     values = {}
     for start in config.ais.starts:
-        up, down = run(f"BDMC from {start}", use, anneal, simulated, settings, start, True, images=images)
+        title, use = f"BDMC from {start}", Use.GAPS_SIMULATED_ANNEAL
+        up, down = run(title, use, anneal, simulated, settings, start, True, images=images)
         values |= {f"bdmc_{start}_lower": up.log_px, f"bdmc_{start}_upper": down.log_px}
         values[f"bdmc_{start}_acceptance"] = down.acceptance
     return values
@@ -190,12 +193,6 @@ def bidirectional(run, examples, config):
 def settings_of(config):
     """How config.gaps.ais walks, as `ais` wants it."""
     return ais.Annealing(*(config[name] for name in ais.Annealing._fields))
-
-
-def fit_simulated(model, params, chunk, fit):
-    """q* of simulated data, from the start of an untrained table."""
-    start = model.start_q_params(fold_each(chunk["key"], Use.GAPS_START))
-    return fit_from(model, params, {**chunk, "q_params": start}, fit)
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4, 5))

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.evaluation.examples import entry
-from vae_jax.keys import TRAINING, example_keys
+from vae_jax.keys import TRAINING, Use, example_keys, seed_key
 from vae_jax.objectives.loss import OBJECTIVES, make_loss, to_refine
 
 ESTIMATORS = ("elbo", "iwae", "stl", "dreg")
@@ -54,8 +54,8 @@ def measure(model, params, batch, config, seed=0, progress=lambda title, done, t
     is of all estimates, the others leave one group out: see `with_error`. Projections are of the encoder's gradients on
     one direction.
     """
-    keys = jax.random.split(jax.random.key(seed), GROUPS * per_group(config)).reshape(GROUPS, -1)
-    direction = random_signs(jax.random.key(seed + 1), params)
+    keys = jax.random.split(seed_key(seed, Use.SEED_ESTIMATES), GROUPS * per_group(config)).reshape(GROUPS, -1)
+    direction = random_signs(seed_key(seed, Use.SEED_DIRECTION), params)
     found, projections, total = {}, {}, len(config.names) * len(config.num_samples) * GROUPS
     for name in config.names:
         for count in config.num_samples:

@@ -69,7 +69,7 @@ def posterior_draws(model, params, chunk, count):
 @partial(jax.jit, static_argnums=0)
 def aggregate_draws(model, params, chunk):
     """One draw of z from each example's q, `[B, Z]`: draws of the aggregate posterior."""
-    z = model.make_q(params, chunk["q_params"]).sample(fold_each(chunk["key"], Use.POSTERIOR), (1,))
+    z = model.make_q(params, chunk["q_params"]).sample(fold_each(chunk["key"], Use.POSTERIOR_DRAW), (1,))
     return jax.tree.map(lambda leaf: leaf[0], z)
 
 

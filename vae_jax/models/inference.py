@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.config import FRACTION, NO_KEYS, Key, at_least, keys_of, one_of
-from vae_jax.keys import fold_in_each
+from vae_jax.keys import fold_each
 
 
 def amortized(encode, make_q, config):
@@ -120,7 +120,7 @@ def refine(
 
     def one(carry, k):
         q_params, velocity = carry
-        gradient = jax.grad(lambda q_params: value(fold_in_each(keys, k), q_params).sum())(q_params)
+        gradient = jax.grad(lambda q_params: value(fold_each(keys, k), q_params).sum())(q_params)
         gradient = clip_each(gradient, clip_norm) if clip_norm else gradient
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
         return (jax.tree.map(lambda r, v: r + step_size * v, q_params, velocity), velocity), None
@@ -188,7 +188,7 @@ def fit_q_params(
 
     def one(carry, k):
         fit, params_sum, value_sum = carry
-        (_, each), gradient = ascent(fit.q_params, fold_in_each(keys, k))
+        (_, each), gradient = ascent(fit.q_params, fold_each(keys, k))
         rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * k / max_steps)) * PLATEAU_DECAY**fit.stale
         descent = jax.tree.map(jnp.negative, gradient)
         updates, opt_state = jax.vmap(optimizer.update)(descent, fit.opt_state, fit.q_params)
@@ -231,14 +231,14 @@ def zero_q_params(heads, keys):
     q_params = {name: jnp.zeros((len(keys), *heads[name])) for name in ("mean", "log_std") if name in heads}
     for number, name in enumerate(sorted(heads.keys() - q_params.keys())):
         draw = jax.vmap(partial(jax.random.normal, shape=heads[name]))
-        q_params[name] = SMALL * draw(fold_in_each(keys, number))
+        q_params[name] = SMALL * draw(fold_each(keys, number))
     return q_params
 
 
 def prior_q_params(heads, keys):
     """`zero_q_params`, but the means drawn from N(0, I): tells examples apart from the start."""
     draw = jax.vmap(partial(jax.random.normal, shape=heads["mean"]))
-    return zero_q_params(heads, keys) | {"mean": draw(keys)}
+    return zero_q_params(heads, keys) | {"mean": draw(fold_each(keys, len(heads)))}
 
 
 STARTS = {"zeros": zero_q_params, "prior": prior_q_params}

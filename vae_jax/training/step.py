@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from vae_jax.keys import TRAINING, Use, example_keys, fold_in_each
+from vae_jax.keys import TRAINING, Use, example_keys, fold_each
 from vae_jax.objectives.loss import make_loss
 from vae_jax.parallel import devices
 from vae_jax.parallel.devices import NO_AXIS
@@ -181,7 +181,7 @@ def inner_updates(gradient, updates, params, table, batch, keys, hyper, scalars,
     """All but the last of the inner updates of the batch's entries, the parameters held; each with draws of its own."""
 
     def one(table, number):
-        draws = [keys[Use.TRAIN_BINARIZE], fold_in_each(keys[Use.TRAIN_INNER], number), *keys[Use.TRAIN_REFINE :]]
+        draws = [keys[Use.TRAIN_BINARIZE], fold_each(keys[Use.TRAIN_INNER], number), *keys[Use.TRAIN_REFINE :]]
         (_, q_grads), _ = gradient(params, table.q_params, batch, draws, scalars)
         return update_entries(updates, table, q_grads, hyper, step), None
 
