@@ -9,7 +9,7 @@ import numpy as np
 from vae_jax import console
 from vae_jax.commands.configuration import changed
 from vae_jax.commands.evaluate import save
-from vae_jax.errors import ConfigError
+from vae_jax.errors import ConfigError, UserError
 from vae_jax.evaluation import summary, with_q_params
 from vae_jax.models.inference import has_table
 from vae_jax.models.model import families_of
@@ -36,7 +36,10 @@ def gaps(workdir, overrides, num_devices=0):
     numbers, values = gaps.measure_gaps(model, params, examples, config, spread, progress)
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
     if model.latent_dim == 2 and model.has_encoder and model.density_anywhere:
-        pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
+        try:
+            pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
+        except UserError as error:  # the numbers, which took longer, are worth saving
+            console.write(f"posteriors are not drawn: {error}")
     numbers = summary.name_condition(numbers, examples, setup.config)
     finish(workdir, "gaps", numbers, values, pictures, gap_table(numbers))
 
@@ -128,8 +131,8 @@ def contours(setup, params, examples):
 
     shown = {name: examples[name][:CONTOURS] for name in ("image", "key", "condition") if name in examples}
     groups = (setup.config.inference, setup.config.fit)
-    axis, log_p, log_qs, kls = jax.device_get(true_posterior.compare(setup.model, params, shown, *groups))
-    return diagnostic_plots.posterior_contours(axis, log_p, log_qs, kls, shown["image"])
+    compared = true_posterior.compare(setup.model, params, shown, *groups)
+    return diagnostic_plots.posterior_contours(*compared, shown["image"])
 
 
 def gap_table(numbers):

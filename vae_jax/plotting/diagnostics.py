@@ -48,11 +48,11 @@ LEVELS = (0.05, 0.25, 0.6, 0.9)  # contours, as shares of the greatest density
 COLORS = {"amortized": "#d55e00", "semi-amortized": "#009e73", "optimal": "#0072b2"}
 
 
-def posterior_contours(axis, log_p, log_qs, kls, images) -> Figure:
+def posterior_contours(grids, log_p, log_qs, kls, images) -> Figure:
     """The true posterior of each image in grey, its q's as contours at shares of their peaks, and the KLs.
 
     Args:
-        axis: the values of z1, and of z2, on a square grid `[P]`.
+        grids: the values of z1 and of z2 on each image's grid `[N, 2, P]`.
         log_p: log p(z|x) on the grid `[N, P^2]`, nats; z1 varies fastest.
         log_qs: {how q was found: log q(z|x) `[N, P^2]`, nats}, named as in COLORS.
         kls: {how q was found: KL(q || p(z|x)) `[N]`, nats}.
@@ -63,7 +63,7 @@ def posterior_contours(axis, log_p, log_qs, kls, images) -> Figure:
     """
     figure, axes = panels(len(images), 4, (3.3, 3.75), (0.0, 0.4))
     for number, ax in enumerate(axes):
-        draw_contours(ax, axis, log_p[number], {name: log_q[number] for name, log_q in log_qs.items()})
+        draw_contours(ax, grids[number], log_p[number], {name: log_q[number] for name, log_q in log_qs.items()})
         if images[number].ndim == 3:
             show(ax.inset_axes([0.78, 0.78, 0.2, 0.2]), image_grid(images[number][None], 1))
         ax.set_title("KL " + ", ".join(f"{kls[name][number]:.2f}" for name in COLORS) + " nats", fontsize=10)
@@ -74,15 +74,15 @@ def posterior_contours(axis, log_p, log_qs, kls, images) -> Figure:
     return figure
 
 
-def draw_contours(ax, axis, log_p, log_qs):
+def draw_contours(ax, grid, log_p, log_qs):
     """Contours of one posterior and its q's, in a window that holds them all."""
-    density = lambda log_density: np.exp(log_density - log_density.max()).reshape(len(axis), len(axis))
-    ax.contourf(axis, axis, density(log_p), levels=[*LEVELS, 1.0], cmap="Greys", vmin=-0.4, vmax=1.3)
+    density = lambda log_density: np.exp(log_density - log_density.max()).reshape(len(grid[1]), len(grid[0]))
+    ax.contourf(*grid, density(log_p), levels=[*LEVELS, 1.0], cmap="Greys", vmin=-0.4, vmax=1.3)
     inside = density(log_p) > LEVELS[0] / 2
     for name, log_q in log_qs.items():
-        ax.contour(axis, axis, density(log_q), levels=LEVELS[:3], colors=COLORS[name], linewidths=1.1)
+        ax.contour(*grid, density(log_q), levels=LEVELS[:3], colors=COLORS[name], linewidths=1.1)
         inside |= density(log_q) > LEVELS[0] / 2
-    sides = [axis[np.flatnonzero(inside.any(across))[[0, -1]]] for across in (0, 1)]  # where z1 and z2 begin and end
+    sides = [grid[across][np.flatnonzero(inside.any(across))[[0, -1]]] for across in (0, 1)]
     half = max(np.ptp(side) for side in sides) / 2 * 1.1
     xlim, ylim = ((side.mean() - half, side.mean() + half) for side in sides)
     ax.set(xlim=xlim, ylim=ylim, aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
