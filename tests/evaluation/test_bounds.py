@@ -322,6 +322,8 @@ def test_every_number_has_its_unit(measured):
         **dict.fromkeys(("elbo_bits_per_dim", "nll_bits_per_dim"), "bits/dim"),
         "squared_error": "per element",
         "ess": "of 60",
+        "pareto_k": "",
+        "pareto_k_high": "of examples, k > 0.7",
         "active_units": "of 3",
     }
     assert numbers["nll"]["num_samples"] == 60 and 1 < numbers["ess"]["value"] < 60

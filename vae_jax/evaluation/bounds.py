@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.evaluation import pareto
 from vae_jax.evaluation.examples import bits_per_dim, bound, in_chunks, summarize
 from vae_jax.keys import Use, fold_each
 from vae_jax.models.model import Model, sample_each_prior
@@ -90,10 +91,12 @@ def importance_log_px(model: Model, params: Any, chunk: dict, num_samples: int, 
         samples_at_once: draws decoded together; bounds memory, changes no draw.
 
     Returns:
-        'log_px' `[B]`, nats, and 'ess' `[B]`, the effective sample size of the K weights.
+        'log_px' `[B]`, nats, 'ess' `[B]`, the effective sample size of the K weights, and where there are enough of
+        them 'pareto_k' `[B]`, the index of their tail.
     """
     log_w = log_weights(model, params, chunk, "q", num_samples, samples_at_once)
-    return {"log_px": importance_bound(log_w), "ess": effective_sample_size(log_w)}
+    found = {"log_px": importance_bound(log_w), "ess": effective_sample_size(log_w)}
+    return found if num_samples < pareto.FEWEST else {**found, "pareto_k": pareto.pareto_k(log_w)}
 
 
 def bound_numbers(model: Model, params: Any, examples: dict, config: Any, spread: Spread = ONE_DEVICE) -> dict:
@@ -129,7 +132,8 @@ def likelihood_numbers(
         progress: called with the number of examples that are done.
 
     Returns:
-        {name: {'value', 'stderr', 'unit'}}: the NLL in nats and in bits per dimension, the effective sample size.
+        {name: {'value', 'stderr', 'unit'}}: the NLL in nats and in bits per dimension, the effective sample size and
+        whether to trust it, the numbers of `pareto`.
     """
     samples_at_once = min(SAMPLES_AT_ONCE, config.num_samples)
     function = lambda chunk: importance_log_px(model, params, chunk, config.num_samples, samples_at_once)
@@ -140,6 +144,7 @@ def likelihood_numbers(
         "nll": {**summarize(nll), "num_samples": config.num_samples},
         "nll_bits_per_dim": summarize(bits_per_dim(nll, examples["image"].shape[1:]), "bits/dim"),
         "ess": summarize(estimate["ess"], f"of {config.num_samples}"),
+        **(pareto.numbers(estimate["pareto_k"]) if "pareto_k" in estimate else {}),
     }
 
 
@@ -165,13 +170,15 @@ def running(log_w, at):
 
 
 def numbers(weights):
-    """Both estimates from all draws, with standard errors over examples, and their effective sample sizes."""
+    """Both estimates from all draws, with standard errors over examples, effective sample sizes and Pareto's k."""
     found = {}
     for source, log_w in weights.items():
         count, num_samples = log_w.shape
         estimate, ess = (value[:, 0] for value in running(log_w, np.array([num_samples])))
         found[f"log_px_from_{source}"] = summarize(estimate, f"nats, {num_samples} draws, {count} examples")
         found[f"ess_from_{source}"] = summarize(ess, f"of {num_samples}, {count} examples")
+        if num_samples >= pareto.FEWEST:
+            found |= pareto.numbers(pareto.pareto_k(jnp.asarray(log_w.T)), f"_from_{source}")
     return found
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.flows import CouplingFlow, init_coupling
-from vae_jax.evaluation import ais
+from vae_jax.evaluation import ais, pareto
 from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE, elbo_terms, importance_log_px
 from vae_jax.evaluation.examples import fit_from, in_chunks, summarize
 from vae_jax.keys import Use, fold_each
@@ -61,6 +61,8 @@ def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=la
         # without a use of its own IWAE from q repeats the NLL of the run
         estimate = run(f"IWAE from {name}", use, importance_log_px, given, config.num_samples, at_once, images=at_once)
         values[f"iwae_{name}"] = estimate["log_px"]
+        if "pareto_k" in estimate:
+            values[f"iwae_{name}_pareto_k"] = estimate["pareto_k"]
     if config.flow.num_examples:
         flow_run = make_runner(with_flow(model), params, config.chunk_images, spread, progress)
         values |= flow_family(run, flow_run, first(star, config.flow.num_examples), config)
@@ -261,6 +263,8 @@ def summarize_all(values, compared, config):
     for name, value in values.items():
         if name == "q_star_start":
             numbers["q_star_from_start"] = entry(value == 2, "of examples")
+        elif name.endswith("pareto_k"):
+            numbers[name] = entry(value, f"{(value > pareto.HIGH).mean():.0%} above {pareto.HIGH}")
         elif name.endswith("acceptance"):
             numbers[name] = {**entry(value.mean(-1), ""), "lowest_stretch": float(value.mean(0).min())}
         else:

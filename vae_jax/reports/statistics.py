@@ -25,7 +25,7 @@ NAMES = ("test.nll", "test.elbo", "test.kl", "test.active_units", "train_seconds
 WHOLE = {"train_seconds": "s", "num_params": "", "epochs": "", "step": ""}  # numbers of the whole run, with their units
 BETA, RATE, DISTORTION = "objective.beta", "test.kl", "test.log_likelihood"  # what trades one for the other, and both
 UP = {"elbo", "log_likelihood", "log_px", "ess", "linear_probe_accuracy", "knn_accuracy"}
-DOWN = {"nll", "squared_error"}
+DOWN = {"nll", "pareto_k_high", "squared_error"}
 CONFIDENCE = 0.95
 
 
