@@ -1,7 +1,8 @@
-"""One table of any set of runs: means over seeds, differences from the best, pictures.
+"""One table of any set of runs: means over seeds, differences from a baseline, pictures.
 
     python -m vae_jax.report runs/beta/*
     python -m vae_jax.report runs/z=* --x=model.latent_dim --y=test.nll,valid.elbo --out=runs/latent_size
+    python -m vae_jax.report runs/z=* --baseline=model.latent_dim=10
     python -m vae_jax.report --figures runs/z=*
 
 What differs is found by comparing the configurations. Runs that differ in their seed alone are one row: mean,
@@ -32,8 +33,9 @@ def parser() -> Parser:
     parser.add_argument("--by", metavar="KEY", help="key whose values are the lines of the pictures")
     help_y = f"numbers: SPLIT.NAME as in summary.json, train_seconds, num_params; {TRADE} draws KL against distortion"
     parser.add_argument("--y", metavar="SPLIT.NAME,...", type=listed, default=[], help=help_y)
-    help_against = "what every setting is compared with: the best of each number, or the first row"
-    parser.add_argument("--against", choices=["best", "first"], default="best", help=help_against)
+    parser.add_argument(
+        "--baseline", metavar="KEY=VALUE,...", help="what settings are compared with, not the first one"
+    )
     parser.add_argument("--out", metavar="DIR", help="where table.csv, .md, .tex, runs.csv and the pictures go")
     parser.add_argument("--figures", action="store_true", help="draw the pictures of runs that have none; no table")
     return parser
@@ -49,10 +51,10 @@ def report(options) -> None:
         fail(f"--x and --by are both {options.x}: lines need another key than the axis")
     keys, along = collect.setting_keys(runs, [key for key in (options.x, options.by) if key])
     names = chosen_names(runs, keys, options.y)
-    table, repeated = statistics.make_table(runs, keys, names, options.against)
+    table, repeated = statistics.make_table(runs, keys, names, options.baseline)
     kept = [run for row in table.rows for run in row.runs.values()]
     notes += [*repeated, *statistics.remarks(kept, table, along)]
-    grids = [grid for grid in (tables.means(table), tables.differences(table, options.against)) if grid]
+    grids = [grid for grid in (tables.means(table), tables.differences(table)) if grid]
     print("\n\n".join([*map(tables.text, grids), *(["\n".join(f"note: {note}" for note in notes)] if notes else [])]))
     if options.out:
         write(Path(options.out), table, kept, along, grids, notes, draw(table, kept, options))
@@ -121,7 +123,7 @@ def write(folder, table, runs, along, grids, notes, drawn) -> None:
 
 def figures(options) -> None:
     """Draws the pictures of runs whose summary has none, and writes their pages."""
-    for name in ("x", "by", "y", "out"):
+    for name in ("x", "by", "y", "baseline", "out"):
         if getattr(options, name):
             fail(f"--{name} belongs to a table and cannot go with --figures")
     from vae_jax.commands import evaluate  # jax's programs, which a table does without

@@ -3,9 +3,13 @@
 Runs of one setting differ in their seed alone. For the values v_s of the n seeds s of a setting and r_s of a reference:
 
     mean  (1/n) sum_s v_s          standard error  sd(v) / sqrt(n)
-    difference  d_s = v_s - r_s over the seeds that both have;  mean(d) +- t(0.975, m - 1) sd(d) / sqrt(m)
+    difference  d_s = v_s - r_s over the m seeds that both have;  mean(d) +- t(1 - a/2, m - 1) sd(d) / sqrt(m)
 
-with the sample standard deviation (m - 1 in its denominator) and Student's t. Numbers keep the units of the summaries.
+with the sample standard deviation (m - 1 in its denominator) and Student's t. The reference is the baseline: one
+setting for all numbers, chosen before they are seen. Of the C differences of a number that with the smallest p has
+a = 0.05 / C, the next 0.05 / (C - 1) if the interval of the first leaves out 0, and so on: Holm (1979). So where all
+settings are equal at most 5% of columns show a difference, and each interval alone covers at 95% or more. Numbers keep
+the units of the summaries.
 """
 
 import itertools
@@ -21,11 +25,12 @@ from vae_jax.reports import collect
 from vae_jax.reports.collect import Run, spelled
 from vae_jax.runs.directory import flat
 
-NAMES = ("test.nll", "test.elbo", "test.kl", "test.active_units", "train_seconds")  # the columns if none are asked for
+# The columns if none are asked for.
+NAMES = ("test.nll", "test.cross_entropy", "test.elbo", "test.kl", "test.active_units", "train_seconds")
 WHOLE = {"train_seconds": "s", "num_params": "", "epochs": "", "step": ""}  # numbers of the whole run, with their units
 BETA, RATE, DISTORTION = "objective.beta", "test.kl", "test.log_likelihood"  # what trades one for the other, and both
 UP = {"elbo", "log_likelihood", "log_px", "ess", "linear_probe_accuracy", "knn_accuracy"}
-DOWN = {"nll", "pareto_k_high", "squared_error"}
+DOWN = {"nll", "cross_entropy", "pareto_k_high", "squared_error"}
 CONFIDENCE = 0.95
 
 
@@ -39,7 +44,7 @@ class Number(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A mean over `count` pairs of equal seed, with its 95% confidence interval; None and None for one pair."""
+    """A mean over `count` pairs of equal seed, with its confidence interval; None and None for one pair."""
 
     mean: float
     low: float | None
@@ -48,7 +53,7 @@ class Difference(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One setting: the values of the table's keys, its runs by seed, its numbers, and those against the reference."""
+    """One setting: the values of the table's keys, its runs by seed, its numbers, and those against the baseline."""
 
     setting: tuple
     runs: dict[int, Run]
@@ -57,13 +62,13 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """All settings. `reference` and `best` are indices into `rows` by name of a number, where there are such."""
+    """All settings. `baseline` is an index into `rows`, and so are `best` by name of a number, where there is one."""
 
     keys: tuple[str, ...]
     names: tuple[str, ...]
     rows: list[Row]
     best: dict[str, int]
-    reference: dict[str, int]
+    baseline: int
     over_seeds: bool  # False: nothing has two seeds, and standard errors are those over test examples
 
 
@@ -93,17 +98,22 @@ def require_names(runs, names) -> None:
             raise ReportError(f"--y={name}: no run has measured it; {way}")
 
 
-def make_table(runs, keys, names, against: str = "best") -> tuple[Table, list[str]]:
-    """Numbers of runs by setting: means over seeds, and differences from a reference paired by seed.
+def make_table(runs, keys, names, baseline: str | None = None) -> tuple[Table, list[str]]:
+    """Numbers of runs by setting: means over seeds, and differences from a baseline paired by seed.
+
+    What is better or worse and has not one unit in all rows is not compared.
 
     Args:
         runs: what `collect.read_runs` gave.
         keys: the keys whose values are a setting.
         names: the numbers, as `available` spells them.
-        against: the reference, the 'best' setting of each number or the 'first'.
+        baseline: the setting that all others are compared with, KEY=VALUE,...; None: the first.
 
     Returns:
         The table, and a line for every run that is there twice.
+
+    Raises:
+        ReportError: a baseline that there is not.
     """
     groups, notes = collect.by_setting(runs, keys)
     over_seeds = any(len(group) > 1 for group in groups.values())
@@ -113,16 +123,23 @@ def make_table(runs, keys, names, against: str = "best") -> tuple[Table, list[st
         found = {name: {seed: entry for seed, entry in entries.items() if entry} for name, entries in found.items()}
         values.append({name: entries for name, entries in found.items() if entries})
     numbers = [{name: average(entries, over_seeds) for name, entries in row.items()} for row in values]
-    several = len(groups) > 1
-    best = {name: best_of([row.get(name) for row in numbers], name) for name in names if several}
-    best = {name: i for name, i in best.items() if i is not None}
-    reference = best if against == "best" else {name: 0 for name in names if several and name in numbers[0]}
+    alike = [name for name in names if not direction(name) or len(units_of(numbers, name)) == 1]
+    found = {name: best_of([row.get(name) for row in numbers], name) for name in alike if len(groups) > 1}
+    best = {name: i for name, i in found.items() if i is not None}
+    settings = [spelled(keys, setting).replace(", ", ",") for setting in groups]
+    if baseline not in (None, *settings):
+        raise ReportError(f"--baseline={baseline}: no such setting; there are {'; '.join(settings)}")
+    reference = settings.index(baseline) if baseline else 0
+    apart = {name: differences([row.get(name, {}) for row in values], reference) for name in alike}
     rows = []
-    for (setting, group), row, own in zip(groups.items(), values, numbers, strict=True):
-        pairs = {name: (row[name], values[i][name]) for name, i in reference.items() if name in row}
-        apart = {name: difference(*pair) for name, pair in pairs.items() if pair[0] is not pair[1]}
-        rows.append(Row(setting, group, own, {name: found for name, found in apart.items() if found}))
+    for i, ((setting, group), own) in enumerate(zip(groups.items(), numbers, strict=True)):
+        rows.append(Row(setting, group, own, {name: found[i] for name, found in apart.items() if i in found}))
     return Table(tuple(keys), tuple(names), rows, best, reference, over_seeds), notes
+
+
+def units_of(numbers, name) -> list[str]:
+    """The units, each once, that a number has in rows of {name: Number}."""
+    return list(dict.fromkeys(row[name].unit for row in numbers if name in row))
 
 
 def average(entries, over_seeds) -> Number:
@@ -139,20 +156,29 @@ def standard_error(values) -> float | None:
         return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def difference(entries, reference) -> Difference | None:
-    """Paired by seed, with Student's interval; None without a common seed."""
-    from scipy.special import stdtrit  # half a second, and only tables that compare need it
+def differences(entries, baseline) -> dict[int, Difference]:
+    """{i: what setting i adds to the baseline}, of one number, paired by seed; entries: of each setting, by seed."""
+    reference = entries[baseline]
+    less = lambda row: np.array([row[seed]["value"] - reference[seed]["value"] for seed in row if seed in reference])
+    pairs = {i: less(row) for i, row in enumerate(entries) if i != baseline}
+    found = {i: Difference(float(d.mean()), None, None, len(d)) for i, d in pairs.items() if len(d)}
+    tested = {i: standard_error(pairs[i]) for i in found if len(pairs[i]) > 1}
+    means, counts = ([found[i][part] for i in tested] for part in (0, 3))
+    halves = half_widths(np.array(means), np.array([*tested.values()]), np.array(counts)) if tested else ()
+    bounded = lambda d, half: Difference(d.mean, d.mean - float(half), d.mean + float(half), d.count)
+    return found | {i: bounded(found[i], half) for i, half in zip(tested, halves, strict=True)}
 
-    pairs = [(entries[seed]["value"], reference[seed]["value"]) for seed in entries if seed in reference]
-    if not pairs:
-        return None
-    with np.errstate(invalid="ignore"):
-        values = np.subtract(*np.array(pairs, np.float64).T)
-    mean, stderr = float(values.mean()), standard_error(values)
-    if stderr is None:
-        return Difference(mean, None, None, 1)
-    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stderr
-    return Difference(mean, mean - half, mean + half, len(values))
+
+def half_widths(means, stderrs, counts):
+    """Half of the interval of each of C means of `counts` values, by Holm's method; all `[..., C]`."""
+    from scipy.special import stdtr, stdtrit  # half a second, and only tables that compare need it
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread; no finite number, which is no difference
+        p = np.nan_to_num(2 * stdtr(counts - 1, -np.abs(means / stderrs)), nan=1.0)
+    order = p.argsort(-1)
+    errors = (1 - CONFIDENCE) / (p.shape[-1] - np.arange(p.shape[-1]))  # allowed to the smallest p, the next, ...
+    rejected = np.logical_and.accumulate(np.take_along_axis(p, order, -1) <= errors, -1).sum(-1, keepdims=True)
+    return stdtrit(counts - 1, 1 - errors[np.minimum(order.argsort(-1), rejected)] / 2) * stderrs
 
 
 def direction(name) -> int:
@@ -170,7 +196,8 @@ def best_of(numbers, name) -> int | None:
 UNLIKE = {  # groups of the configuration -> what a difference in them means
     "data": "these runs saw other data, or saw it otherwise",
     "eval": "these numbers were measured in different ways",
-    "model.likelihood": "likelihoods of different kinds do not compare",
+    "model.likelihood": "densities, probabilities and cross-entropies do not compare with one another",
+    "model.levels": "probabilities of other levels do not compare",
 }
 INCIDENTAL = ("command", "argv", "started")  # of the environment: no number depends on them
 LISTED = 20  # missing combinations with a line each
@@ -198,8 +225,11 @@ def remarks(runs, table, along) -> list[str]:
 
 
 def missing_numbers(table):
-    """Runs that have not measured what others have."""
+    """Runs that have not measured what others have, or in other units."""
     for name in table.names:
+        units = units_of([row.numbers for row in table.rows], name)
+        if direction(name) and len(units) > 1:
+            yield f"{name} is not compared: its units are {' and '.join(units)}"
         without = [run.path for row in table.rows for run in row.runs.values() if lookup(run, name) is None]
         if without:
             yield f"{name} is not in {', '.join(without)}"

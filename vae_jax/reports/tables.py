@@ -7,10 +7,11 @@ import re
 from typing import NamedTuple
 
 from vae_jax.console import columns, decimals, measured
-from vae_jax.reports.collect import is_number, spell
-from vae_jax.reports.statistics import CONFIDENCE, Number, Table, lookup
+from vae_jax.reports.collect import is_number, spell, spelled
+from vae_jax.reports.statistics import CONFIDENCE, Number, Table, lookup, units_of
 
-LABELS = {"nll": "NLL", "elbo": "ELBO", "kl": "KL", "log_likelihood": "log p(x|z)", "train_seconds": "training"}
+LABELS = {"nll": "NLL", "cross_entropy": "cross-entropy", "elbo": "ELBO", "kl": "KL", "log_likelihood": "log p(x|z)"}
+LABELS |= {"train_seconds": "training"}
 ABSENT = "–"
 
 
@@ -45,23 +46,22 @@ def means(table: Table) -> Grid:
     return Grid(over_seeds if table.over_seeds else "One seed, ± standard error over examples", header, rows)
 
 
-def differences(table: Table, against: str = "best") -> Grid | None:
-    """A row for each setting: what it adds to the reference, paired by seed; None if nothing is compared."""
+def differences(table: Table) -> Grid | None:
+    """A row for each setting: what it adds to the baseline, paired by seed; None if nothing is compared."""
     names = [name for name in table.names if any(name in row.differences for row in table.rows)]
     if not names:
         return None
     header = [*table.keys, *(headed(table, name) for name in names)]
-    rows = [
-        [*words(row), *(difference_cell(table, i, name, against) for name in names)] for i, row in enumerate(table.rows)
-    ]
-    interval = f"with {CONFIDENCE:.0%} confidence intervals (Student's t)"
-    return Grid(f"Differences from the {against} setting, paired by seed, {interval}", header, rows)
+    rows = [[*words(row), *(difference_cell(table, i, name) for name in names)] for i, row in enumerate(table.rows)]
+    title = f"Differences from the baseline {spelled(table.keys, table.rows[table.baseline].setting)}, paired by seed"
+    corrected = "(Student's t, Holm's correction for the number of comparisons in a column)"
+    return Grid(f"{title}, with {CONFIDENCE:.0%} confidence intervals {corrected}", header, rows)
 
 
 def unit_of(table, name):
     """The unit that a number has in every row, None if it is not the same."""
-    units = {row.numbers[name].unit for row in table.rows if name in row.numbers}
-    return units.pop() if len(units) == 1 else None
+    units = units_of([row.numbers for row in table.rows], name)
+    return units[0] if len(units) == 1 else None
 
 
 def headed(table, name):
@@ -90,9 +90,9 @@ def number_cell(number, unit, best) -> Cell:
     return Cell(measured(number.mean, number.stderr) + own, best=best)
 
 
-def difference_cell(table, i, name, against) -> Cell:
-    if table.reference.get(name) == i:
-        return Cell(against, best=table.best.get(name) == i)
+def difference_cell(table, i, name) -> Cell:
+    if table.baseline == i:
+        return Cell("baseline")
     found = table.rows[i].differences.get(name)
     if found is None:
         return Cell(ABSENT)
@@ -101,7 +101,7 @@ def difference_cell(table, i, name, against) -> Cell:
     digits = decimals(found.high - found.mean)
     some = "" if found.count == len(table.rows[i].runs) else f" ({found.count} pairs)"
     values = f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    return Cell(values + some, best=table.best.get(name) == i)
+    return Cell(values + some)
 
 
 # Formats.
@@ -160,7 +160,7 @@ def csv_table(table: Table) -> str:
         cells = {**dict(zip(table.keys, map(spell, row.setting), strict=True)), "seeds": len(row.runs)}
         for name, number in row.numbers.items():
             cells |= {name: number.mean} | {f"{name} {part}": getattr(number, part) for part in Number._fields[1:]}
-            if name in table.reference:
+            if any(name in other.differences for other in table.rows):
                 parts = (f"{name} {part}" for part in ("difference", "low", "high", "pairs"))
                 cells |= zip(parts, row.differences.get(name, [None] * 4), strict=True)
         rows.append(cells)
