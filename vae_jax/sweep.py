@@ -145,7 +145,7 @@ def table(workdirs):
     lines, width = [], max((len(str(workdir)) for workdir in workdirs), default=0)
     for workdir in workdirs:
         test = (directory.read_summary(workdir) or {})["splits"]["test"]
-        shown = [name for name in ("elbo", "nll", "log_likelihood") if name in test][:2]
+        shown = [name for name in ("elbo", "nll", "cross_entropy", "log_likelihood") if name in test][:2]
         numbers = "   ".join(f"{name} {console.number(test[name])}" for name in shown)
         lines.append(f"  {workdir!s:{width}}  test  {numbers}")
     return "\n".join(lines)

@@ -40,7 +40,7 @@ def gaps(workdir, overrides, num_devices=0):
             pictures["posteriors"] = (contours(setup, params, examples), "True posteriors and q found three ways.")
         except UserError as error:  # the numbers, which took longer, are worth saving
             console.write(f"posteriors are not drawn: {error}")
-    numbers = summary.name_condition(numbers, examples, setup.config)
+    numbers = summary.name_units(numbers, model, examples, setup.config)
     finish(workdir, "gaps", numbers, values, pictures, gap_table(numbers))
 
 

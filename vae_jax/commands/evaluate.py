@@ -8,7 +8,7 @@ from vae_jax import console
 from vae_jax.commands.configuration import changed, default
 from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
 from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
-from vae_jax.evaluation.summary import measure_further
+from vae_jax.evaluation.summary import measure_further, name_units
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.reports import gallery, page
@@ -59,7 +59,7 @@ def measure_bits(setup, params, test, spread):
     each = lambda chunk: bounds.elbo_terms(setup.model, params, chunk, config.elbo_samples)
     terms = in_chunks(each, test, config.chunk_images, spread)
     weights = bounds.measure(setup.model, params, test, config, spread) if config.curve_examples else {}
-    return bounds.numbers(weights), terms, bounds.curves(weights)
+    return name_units(bounds.numbers(weights), setup.model, test, setup.config), terms, bounds.curves(weights)
 
 
 def measure_unlike(setup, params, test, spread):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from vae_jax import console
 from vae_jax.evaluation import latent_space
 from vae_jax.evaluation.bounds import bound_numbers, likelihood_numbers
@@ -13,17 +15,57 @@ from vae_jax.parallel.devices import ONE_DEVICE, Spread
 GIVEN = {"label": "the label", "upper": "the upper half"}  # config.data.condition -> what a number is conditional on
 
 
-def name_condition(numbers, examples, config):
-    """The numbers with units that say what nats are conditional on: -log p(x|c) is no -log p(x); `config`: a run's."""
-    if "condition" not in examples:
-        return numbers
-    given = GIVEN.get(config.data.condition, "the condition")
-    units = {unit: f"{unit} given {given}" for unit in ("nats", "bits/dim")}
-    return {name: {**number, "unit": units.get(number["unit"], number["unit"])} for name, number in numbers.items()}
+CHUNK, NEAR = 1000, 1e-2  # images looked at together; how far from a level, in levels, float32 may put it
+CROSS_ENTROPY = " of cross-entropy"
+
+
+def kind_of(model: Model, image: Any) -> tuple[str, str]:
+    """What log p(x|z) is of such data, as words around a unit.
+
+    A Bernoulli between 0 and 1 is no distribution of x: s^x (1-s)^(1-x) does not sum to one. Its log is the
+    cross-entropy to Bernoulli(x), and -log E_p(z)[s^x (1-s)^(1-x)] bounds that of the whole image from above.
+
+    Args:
+        model: `levels` and `rounds` of it are read.
+        image: x `[N, *event]`.
+
+    Returns:
+        (before bits/dim, after every unit): 'differential ' of a density, two times '' of a probability.
+    """
+    if not model.levels:
+        return "differential ", ""
+    chunks = ((model.levels - 1) * np.asarray(image[i : i + CHUNK]) for i in range(0, len(image), CHUNK))
+    if all(np.all(np.abs(x - np.clip(np.rint(x), 0, model.levels - 1)) < NEAR) for x in chunks):
+        return "", ""
+    return "", f" of x rounded to {model.levels} levels" if model.rounds else CROSS_ENTROPY
+
+
+def name_units(numbers: dict, model: Model, examples: dict, config: Any) -> dict:
+    """The numbers in units that say what they are of and given: a density's, a cross-entropy, log p(x|c).
+
+    Args:
+        numbers: {name: {'value', 'stderr', 'unit'}}, whose units begin with nats or bits/dim.
+        model: that they are of.
+        examples: that they were measured on.
+        config: of the run; `data.condition` is read.
+
+    Returns:
+        The numbers with longer units; where log p(x|z) is a cross-entropy `nll` is called `cross_entropy`.
+    """
+    before, after = kind_of(model, examples["image"])
+    given = f" given {GIVEN.get(config.data.condition, 'the condition')}" if "condition" in examples else ""
+    named = {}
+    for name, number in numbers.items():
+        unit, comma, rest = number["unit"].partition(",")
+        nats = "nats" + ("" if name == "kl" or "gap" in name else after)  # those are divergences of densities of z
+        units = {"nats": nats + given, "bits/dim": f"{before}bits/dim{after}{given}"}
+        name = name.replace("nll", "cross_entropy") if after == CROSS_ENTROPY else name
+        named[name] = {**number, "unit": units.get(unit, unit) + comma + rest}
+    return named
 
 
 def measure_bound(model: Model, params: Any, examples: dict, config: Any, spread: Spread = ONE_DEVICE) -> dict:
-    """ELBO and its terms, in units that say what they are conditional on.
+    """ELBO and its terms, in units that say what they are of and given.
 
     Args:
         model, params: the trained model.
@@ -34,13 +76,13 @@ def measure_bound(model: Model, params: Any, examples: dict, config: Any, spread
     Returns:
         {name: {'value', 'stderr', 'unit'}}.
     """
-    return name_condition(bound_numbers(model, params, examples, config.eval, spread), examples, config)
+    return name_units(bound_numbers(model, params, examples, config.eval, spread), model, examples, config)
 
 
 def measure_all(
     model: Model, params: Any, examples: dict, config: Any, spread: Spread = ONE_DEVICE, shown: bool = True
 ) -> dict:
-    """What a finished run reports: bound, NLL, squared error and active units.
+    """What a finished run reports: bound, NLL or cross-entropy, squared error and active units.
 
     Args:
         model, params: the trained model.
@@ -66,7 +108,7 @@ def measure_all(
         if mean.shape[-1]:  # otherwise a model without z
             name = "_".join(filter(None, ("active_units", layer)))
             numbers[name] = entry(latent_space.active_units(mean), f"of {mean.shape[-1]}")
-    return name_condition(numbers, examples, config)
+    return name_units(numbers, model, examples, config)
 
 
 def measure_further(model: Model, params: Any, examples: dict, config: Any, spread: Spread = ONE_DEVICE) -> dict:

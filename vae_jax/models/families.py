@@ -63,6 +63,8 @@ class Likelihood(NamedTuple):
     bias: Callable  # mean image [*event] -> bias [*event, num_outputs] at which an untrained decoder emits that mean
     init: Callable = dict  # () -> what the likelihood learns beside the decoder
     closed_form_update: Callable = lambda new, old, gradient: new  # its weights after a step: see `optimal_sigma`
+    levels: int = 0  # L, p(x|z) is a probability of x on 0, 1/(L-1), ..., 1; 0: a density
+    rounds: bool = True  # x between two levels counts as the nearer one; False: log p is a cross-entropy there
 
 
 # ---- keys that several families share
@@ -283,7 +285,8 @@ def continuous_logit(mean) -> Any:
 
 
 def bernoulli(config, event_shape):
-    return Likelihood(1, lambda weights, out: Bernoulli(out[..., 0], len(event_shape)), lambda m: logit(m)[..., None])
+    make = lambda weights, out: Bernoulli(out[..., 0], len(event_shape))
+    return Likelihood(1, make, lambda mean: logit(mean)[..., None], levels=2, rounds=False)
 
 
 def continuous_bernoulli(config, event_shape):
@@ -336,9 +339,8 @@ def optimal_sigma(size, new, old, gradient):
 @declares(levels=LEVELS)
 def categorical(config, event_shape):
     make = lambda weights, outputs: Categorical(outputs, len(event_shape))
-    return Likelihood(
-        config.levels, make, lambda mean: continuous_logit(mean)[..., None] * jnp.linspace(0, 1, config.levels)
-    )
+    bias = lambda mean: continuous_logit(mean)[..., None] * jnp.linspace(0, 1, config.levels)
+    return Likelihood(config.levels, make, bias, levels=config.levels)
 
 
 @declares(levels=LEVELS)
@@ -346,7 +348,7 @@ def logistic(config, event_shape):
     def make(weights, outputs):
         return DiscretizedLogistic(outputs[..., 0], outputs[..., 1], config.levels, len(event_shape))
 
-    return Likelihood(2, make, lambda mean: jnp.stack([mean, jnp.full_like(mean, START_LOG_SCALE)], -1))
+    return Likelihood(2, make, lambda m: jnp.stack([m, jnp.full_like(m, START_LOG_SCALE)], -1), levels=config.levels)
 
 
 @declares(levels=LEVELS, mixture_size=Key(5, "logistic_mixture: logistics for each pixel", at_least(1)))
@@ -369,13 +371,13 @@ def logistic_mixture(config, event_shape):
         means, none = mean[..., None] + spread, jnp.zeros((*mean.shape, count))
         return jnp.concatenate([none, means, none + START_LOG_SCALE, none], -1)
 
-    return Likelihood(4 * count, make, bias)
+    return Likelihood(4 * count, make, bias, levels=config.levels)
 
 
 @declares(levels=LEVELS)
 def beta_binomial(config, event_shape):
     make = lambda weights, out: BetaBinomial(out[..., 0], out[..., 1], config.levels, len(event_shape))
-    return Likelihood(2, make, lambda mean: jnp.stack([logit(mean) / 2, -logit(mean) / 2], -1))
+    return Likelihood(2, make, lambda mean: jnp.stack([logit(mean) / 2, -logit(mean) / 2], -1), levels=config.levels)
 
 
 LIKELIHOODS = {

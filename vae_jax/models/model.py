@@ -34,6 +34,8 @@ class Model(NamedTuple):
     has_encoder: bool = True  # whether q of a new x comes from an encoder; otherwise it is fitted
     conditional: bool = False  # whether the prior is one for each condition, with a batch shape [B]
     standard_normal: bool = False  # whether the prior is N(0, I)
+    levels: int = 0  # of x where p(x|z) is a probability; 0: it is a density
+    rounds: bool = True  # whether x between two levels counts as the nearer one
     closed_form_update: Callable = lambda params, old, gradient: (
         params
     )  # parameters after a step that have a rule of their own
@@ -106,6 +108,7 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
         prior=make_prior,
         latent_dim=config.model.latent_dim,
         **{name: getattr(posterior, name) for name in ("has_density", "density_anywhere", "layered")},
+        **{name: getattr(likelihood, name) for name in ("levels", "rounds")},
         has_encoder=not inference.has_table,
         conditional=prior.conditional,
         standard_normal=prior.standard_normal,

@@ -16,6 +16,7 @@ from vae_jax.runs import directory
 SPLITS = ("test", "valid", "train")  # the one that counts first
 LABELS = {
     "nll": "NLL",
+    "cross_entropy": "cross-entropy",
     "log_px": "log p(x)",
     "elbo": "ELBO",
     "log_likelihood": "E[log p(x|z)]",

@@ -156,8 +156,9 @@ def spelled(measured):
     """The numbers of one run on valid, or the range of many."""
     if len(measured) == 1:
         return ", ".join(f"{name} {console.number(measured[0][name])}" for name in bounds.TERMS if name in measured[0])
-    values = [numbers[judge(numbers)]["value"] for numbers in measured]
-    return f"{np.mean(values):.2f} on average, {min(values):.2f} to {max(values):.2f} nats"
+    name = judge(measured[0])
+    values, unit = [numbers[name]["value"] for numbers in measured], measured[0][name]["unit"]
+    return f"{np.mean(values):.2f} on average, {min(values):.2f} to {max(values):.2f} {unit}"
 
 
 def describe(setup, params):
