@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-PACKAGES = ("vae_jax", "jax", "jaxlib", "numpy", "torch", "pythae", "flax", "optax")
+PACKAGES = ("vae_jax", "jax", "jaxlib", "numpy", "torch", "pythae", "flax", "optax", "numpyro")
 
 
 def serve(run):

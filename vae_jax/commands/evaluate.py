@@ -8,7 +8,7 @@ from vae_jax import console
 from vae_jax.commands.configuration import changed, default
 from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
 from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
-from vae_jax.evaluation.summary import measure_further, name_units
+from vae_jax.evaluation.summary import kind_of, measure_further, name_units
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.reports import gallery, page
@@ -45,7 +45,7 @@ def measure_and_draw(setup, params, workdir):
     if model.latent_dim and model.has_density:
         likelihoods, *arrays = measure_bits(setup, params, test, spread)
         numbers["test"] |= likelihoods
-        drawn |= gallery.draw_bits(setup.dataset, test, *arrays)
+        drawn |= gallery.draw_bits(setup.dataset, test, *arrays, kind_of(model, test["image"]))
     if model.latent_dim and gallery.has_images(setup.dataset):
         numbers["off_manifold"], *arrays = measure_unlike(setup, params, test, spread)
         figure = likelihood_plots.off_manifold(*arrays)

@@ -16,7 +16,6 @@ GIVEN = {"label": "the label", "upper": "the upper half"}  # config.data.conditi
 
 
 CHUNK, NEAR = 1000, 1e-2  # images looked at together; how far from a level, in levels, float32 may put it
-CROSS_ENTROPY = " of cross-entropy"
 
 
 def kind_of(model: Model, image: Any) -> tuple[str, str]:
@@ -37,7 +36,7 @@ def kind_of(model: Model, image: Any) -> tuple[str, str]:
     chunks = ((model.levels - 1) * np.asarray(image[i : i + CHUNK]) for i in range(0, len(image), CHUNK))
     if all(np.all(np.abs(x - np.clip(np.rint(x), 0, model.levels - 1)) < NEAR) for x in chunks):
         return "", ""
-    return "", f" of x rounded to {model.levels} levels" if model.rounds else CROSS_ENTROPY
+    return "", f" of x rounded to {model.levels} levels" if model.rounds else " of cross-entropy"
 
 
 def name_units(numbers: dict, model: Model, examples: dict, config: Any) -> dict:
@@ -59,7 +58,7 @@ def name_units(numbers: dict, model: Model, examples: dict, config: Any) -> dict
         unit, comma, rest = number["unit"].partition(",")
         nats = "nats" + ("" if name == "kl" or "gap" in name else after)  # those are divergences of densities of z
         units = {"nats": nats + given, "bits/dim": f"{before}bits/dim{after}{given}"}
-        name = name.replace("nll", "cross_entropy") if after == CROSS_ENTROPY else name
+        name = name.replace("nll", "cross_entropy") if after and not model.rounds else name
         named[name] = {**number, "unit": units.get(unit, unit) + comma + rest}
     return named
 

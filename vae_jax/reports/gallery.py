@@ -77,11 +77,14 @@ def draw_evaluation(config, dataset, model, params, test, codes, spread) -> dict
     return drawn
 
 
-def draw_bits(dataset, test, terms, curves):
-    """What each test image costs, by the `terms` of its bound, and log p(x) by two estimates against their draws."""
+def draw_bits(dataset, test, terms, curves, kind=("", "")):
+    """What each test image costs, by the `terms` of its bound, and log p(x) by two estimates against their draws.
+
+    `kind`: the words around 'bits' by which `evaluation.summary.kind_of` says what log p(x|z) is.
+    """
     rate, distortion = terms["kl"] / np.log(2), -terms["log_likelihood"] / np.log(2)
     figure = likelihood_plots.bits(rate, distortion, test.get("label"), test["image"] if has_images(dataset) else None)
-    drawn = {"bits": (figure, "What each test image costs: bits of z, and bits of x given z.")}
+    drawn = {"bits": (figure, f"What each test image costs: z in bits, and x given z in {'bits'.join(kind)}.")}
     if curves:
         figure = likelihood_plots.estimates({f"{len(curves['q'][1])} test images": curves})
         caption = (
