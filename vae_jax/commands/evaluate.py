@@ -45,7 +45,7 @@ def measure_and_draw(setup, params, workdir):
     if model.latent_dim and model.has_density:
         likelihoods, *arrays = measure_bits(setup, params, test, spread)
         numbers["test"] |= likelihoods
-        drawn |= gallery.draw_bits(setup.dataset, test, *arrays, kind_of(model, test["image"]))
+        drawn |= gallery.draw_bits(setup.dataset, test, *arrays, kind=kind_of(model, test["image"]))
     if model.latent_dim and gallery.has_images(setup.dataset):
         numbers["off_manifold"], *arrays = measure_unlike(setup, params, test, spread)
         figure = likelihood_plots.off_manifold(*arrays)
