@@ -13,15 +13,15 @@ RATE = 0.03
 # None of these is optax's own default, so an option that is not passed on shows.
 SETTINGS = {"b1": 0.8, "b2": 0.95, "momentum": 0.7, "weight_decay": 0.2}
 OPTAX = {
-    "adam": lambda: optax.adam(RATE, b1=0.8, b2=0.95),
-    "adamw": lambda: optax.adamw(RATE, b1=0.8, b2=0.95, weight_decay=0.2),
-    "adamax": lambda: optax.adamax(RATE, b1=0.8, b2=0.95),
-    "nadam": lambda: optax.nadam(RATE, b1=0.8, b2=0.95),
-    "radam": lambda: optax.radam(RATE, b1=0.8, b2=0.95),
-    "rmsprop": lambda: optax.rmsprop(RATE, decay=0.95, momentum=0.7),
-    "lion": lambda: optax.lion(RATE, b1=0.8, b2=0.95, weight_decay=0.2),
-    "muon": lambda: optax.contrib.muon(RATE, beta=0.7, adam_b1=0.8, adam_b2=0.95, weight_decay=0.2),
-    "sgd": lambda: optax.sgd(RATE, momentum=0.7),
+    "adam": lambda rate=RATE: optax.adam(rate, b1=0.8, b2=0.95),
+    "adamw": lambda rate=RATE: optax.adamw(rate, b1=0.8, b2=0.95, weight_decay=0.2),
+    "adamax": lambda rate=RATE: optax.adamax(rate, b1=0.8, b2=0.95),
+    "nadam": lambda rate=RATE: optax.nadam(rate, b1=0.8, b2=0.95),
+    "radam": lambda rate=RATE: optax.radam(rate, b1=0.8, b2=0.95),
+    "rmsprop": lambda rate=RATE: optax.rmsprop(rate, decay=0.95, momentum=0.7),
+    "lion": lambda rate=RATE: optax.lion(rate, b1=0.8, b2=0.95, weight_decay=0.2),
+    "muon": lambda rate=RATE: optax.contrib.muon(rate, beta=0.7, adam_b1=0.8, adam_b2=0.95, weight_decay=0.2),
+    "sgd": lambda rate=RATE: optax.sgd(rate, momentum=0.7),
 }
 
 
@@ -58,6 +58,27 @@ def test_scaled_updates_are_those_of_optax_at_that_rate(name):
     for leaf in params:
         np.testing.assert_allclose(got[leaf], expected[leaf], atol=2e-6)
         assert np.abs(np.diff(expected[leaf], axis=0)).max() > 0.01, "nothing moved"
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_schedule_is_that_of_optax(name):
+    """A rate that falls from 0.03 to 0.002 in six steps, told beforehand and multiplied afterwards as by step.py."""
+    rng, rates = np.random.default_rng(0), jnp.float32([0.03, 0.03, 0.02, 0.01, 0.004, 0.002])
+    params = {"kernel": jnp.float32(rng.normal(size=(3, 2))), "bias": jnp.float32(rng.normal(size=2))}
+    gradients = jax.tree.map(lambda p: jnp.float32(rng.normal(size=(6, *p.shape))), params)
+    ours, theirs = make_optimizer(options(name=name, **SETTINGS)), OPTAX[name](lambda count: rates[count])
+    update = optax.with_extra_args_support(ours).update
+
+    def one(carry, inputs):
+        (params, state), (gradient, rate) = carry, inputs
+        updates, state = update(gradient, state, params, learning_rate=rate)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, updates))
+        return (params, state), params
+
+    scheduled = jax.jit(lambda: jax.lax.scan(one, (params, ours.init(params)), (gradients, rates))[1])
+    got, expected = scheduled(), jax.jit(lambda: run(theirs, params, gradients))()
+    for leaf in params:
+        np.testing.assert_allclose(got[leaf], expected[leaf], atol=2e-6)
 
 
 def test_sgd_with_momentum_by_hand():

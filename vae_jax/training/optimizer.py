@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules by name.
 
-Every optimizer is built at a learning rate of one and its updates are scaled by `learning_rate(hyper, step)` after it.
-All those listed are linear in it, and so the rate stays an argument of the compiled program, not a constant in it.
+Every optimizer is built at a learning rate of one and its updates are scaled by `learning_rate(hyper, step)` after it,
+so the rate stays an argument of the compiled program, not a constant in it. All those listed are linear in the rate of
+the step; rmsprop, whose momentum remembers updates at the rates of their own steps, is told the rate beforehand.
 """
 
 import jax
@@ -24,13 +25,24 @@ def matrices(params):
     return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
+def momentum_at_rate(decay):
+    """`optax.trace` of updates at the rates of their own steps, divided by the rate of this one, an extra argument."""
+    trace = optax.trace(decay)
+
+    def update(updates, state, params=None, *, learning_rate=1.0, **extra):
+        moves, state = trace.update(jax.tree.map(lambda u: learning_rate * u, updates), state)
+        return jax.tree.map(lambda m: jnp.where(learning_rate > 0, m / learning_rate, 0), moves), state
+
+    return optax.GradientTransformationExtraArgs(trace.init, update)
+
+
 OPTIMIZERS = {
     "adam": lambda c: optax.adam(1.0, b1=c.b1, b2=c.b2),
     "adamw": lambda c: optax.adamw(1.0, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
     "adamax": lambda c: optax.adamax(1.0, b1=c.b1, b2=c.b2),
     "nadam": lambda c: optax.nadam(1.0, b1=c.b1, b2=c.b2),
     "radam": lambda c: optax.radam(1.0, b1=c.b1, b2=c.b2),
-    "rmsprop": lambda c: optax.rmsprop(1.0, decay=c.b2, momentum=c.momentum),
+    "rmsprop": lambda c: optax.chain(optax.rmsprop(1.0, decay=c.b2), momentum_at_rate(c.momentum)),
     "lion": lambda c: optax.lion(1.0, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
     "muon": lambda c: optax.contrib.muon(
         1.0,

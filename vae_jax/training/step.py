@@ -102,7 +102,7 @@ def make_train_step(
 
     Args:
         model: a `models.model.Model`.
-        optimizer: an optax transformation at learning rate 1.
+        optimizer: an optax transformation at learning rate 1; `update` is given `learning_rate` where it takes it.
         objective: (key, x, q, decode, prior, **weights(hyper, step)) -> (value [B] in nats to ascend, Elbo).
         learning_rate: (hyper, step) -> what the optimizer's updates are multiplied by.
         weights: (hyper, step) -> {name: value}, further arguments of the objective.
@@ -119,6 +119,7 @@ def make_train_step(
         the examples are. metrics: means over the batch in nats, and norms.
     """
     gradient = jax.grad(make_loss(model, objective, refine, corrupt), argnums=(0, 1), has_aux=True)
+    update = optax.with_extra_args_support(optimizer).update
 
     def train_step(key, hyper, state, batch):
         step_key = jax.random.fold_in(key, state.step)
@@ -138,7 +139,7 @@ def make_train_step(
         metrics["grad_norm"] = norm(grads) / count  # the norm of the sums: their mean is then not kept in memory
         grads = jax.tree.map(lambda total: total / count, grads)
         rate = learning_rate(hyper, state.step)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = update(grads, state.opt_state, state.params, learning_rate=rate)
         updates = jax.tree.map(lambda u: rate * u, updates)
         params = model.closed_form_update(optax.apply_updates(state.params, updates), state.params, grads)
         metrics["learning_rate"] = jnp.asarray(rate, float)
