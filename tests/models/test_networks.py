@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from vae_jax.commands import configuration
 from vae_jax.models import networks
+from vae_jax.models.model import make_model
 
 ACTIVATIONS = {
     "tanh": np.tanh,
@@ -214,6 +216,36 @@ def test_bfloat16_rounds_what_is_computed_and_nothing_else():
     gradient = jax.grad(lambda params: low.apply(params, x)["mean"].sum())(params)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.dtype("float32")}
     assert networks.in_precision(network, "float32") is network
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "conv", "linear"])
+def test_bfloat16_does_not_round_z_before_the_decoder(decoder):
+    """Draws of N(1, 0.003^2), of which bfloat16 knows 4: their decoded means differ, and rise with z as in float32."""
+    config = configuration.default().model
+    config.update({"decoder": decoder, "hidden": (64,), "channels": (8,), "latent_dim": 2})
+    network = networks.make_decoder(config, (4, 4, 1), 1)
+    z = jnp.stack([1 + 0.003 * jax.random.normal(jax.random.key(1), (1, 400)), jnp.full((1, 400), 0.7)], -1)
+    assert len(np.unique(z[..., 0].astype(jnp.bfloat16))) < 6
+    params = network.init(jax.random.key(0), z)
+    low = networks.in_precision(network, "bfloat16", round_inputs=False)
+    exact, rounded = (np.asarray(each.apply(params, z)).reshape(400, -1) for each in (network, low))
+    assert len(np.unique(rounded, axis=0)) > 40 and rounded.dtype == np.float32
+    direction = np.linalg.svd(exact - exact.mean(0), full_matrices=False)[2][0]
+    assert np.corrcoef(exact @ direction, rounded @ direction)[0, 1] > 0.9
+    np.testing.assert_allclose(rounded, exact, atol=0.03)
+
+
+def test_a_models_decoder_takes_z_as_it_is_and_its_encoder_x_rounded():
+    config = configuration.default()
+    config.model.latent_dim, config.model.hidden, config.model.encoder = 2, (64,), "linear"
+    info = SimpleNamespace(event_shape=(4, 4, 1), condition_shape=None, num_train=8)
+    x = jnp.full((8, 4, 4, 1), 0.5)
+    model = make_model(config, info, "bfloat16")
+    params, _ = model.init(jax.random.key(0), x)
+    z = 1 + 0.003 * jax.random.normal(jax.random.key(1), (1, 400, 2))
+    assert len(np.unique(model.decode(params, z).logits.reshape(400, -1), axis=0)) > 40
+    same = model.encode(params, x + 1e-4)["mean"] == model.encode(params, x)["mean"]
+    assert same.all()
 
 
 def test_small_updates_are_not_lost_in_bfloat16():

@@ -36,9 +36,8 @@ class Model(NamedTuple):
     standard_normal: bool = False  # whether the prior is N(0, I)
     levels: int = 0  # of x where p(x|z) is a probability; 0: it is a density
     rounds: bool = True  # whether x between two levels counts as the nearer one
-    closed_form_update: Callable = lambda params, old, gradient: (
-        params
-    )  # parameters after a step that have a rule of their own
+    # parameters after a step that have a rule of their own
+    closed_form_update: Callable = lambda params, old, gradient: params
 
 
 def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
@@ -63,7 +62,7 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
     start_q_params = partial(STARTS.get(config.inference.start, zero_q_params), posterior.heads)
     encoder = networks.in_precision(networks.make_encoder(config.model, posterior.heads), precision)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
-    decoder = networks.in_precision(decoder, precision)
+    decoder = networks.in_precision(decoder, precision, round_inputs=False)
 
     def encode(params, x, condition=None):
         if "encoder" not in params:

@@ -35,8 +35,15 @@ class Network(NamedTuple):
 
 
 def dense(width, name=None):
-    """A layer as in Burda et al. (2016): Glorot-uniform weights, zero bias."""
-    return nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), name=name)
+    """A layer as in Burda et al. (2016): Glorot-uniform weights, zero bias; in the precision of its weights."""
+    kept = {"promote_dtype": lambda *arrays, dtype: arrays, "dot_general": product}
+    return nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), name=name, **kept)
+
+
+def product(h, kernel, dimensions, precision=None):
+    """h `[..., I]` times a matrix `[I, O]`, rounded to the kernel's precision when it is summed, not before."""
+    precision = precision if h.dtype == kernel.dtype else "highest"
+    return jnp.dot(h, kernel, precision=precision).astype(kernel.dtype)
 
 
 def with_condition(h, condition):
@@ -281,10 +288,12 @@ def functional(module):
     return Network(init, apply)
 
 
-def in_precision(network, precision):
+def in_precision(network, precision, round_inputs=True):
     """A Network that computes in 'bfloat16' what it takes and gives in float32; 'float32' leaves it as it is.
 
-    Parameters stay float32 and are rounded on their way in, so what an optimizer adds to them is not lost.
+    Parameters stay float32 and are rounded on their way in, so what an optimizer adds to them is not lost. With
+    `round_inputs` False, as for a decoder, whose z may differ by less than bfloat16 tells apart, a `dense` first layer
+    multiplies in float32 and rounds its sums.
     """
     if precision == "float32":
         return network
@@ -293,7 +302,8 @@ def in_precision(network, precision):
         return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
     def apply(params, *inputs):
-        return cast(network.apply(*cast((params, *inputs), jnp.dtype(precision))), jnp.float32)
+        inputs = cast(inputs, jnp.dtype(precision)) if round_inputs else inputs
+        return cast(network.apply(cast(params, jnp.dtype(precision)), *inputs), jnp.float32)
 
     return network._replace(apply=apply)
 
