@@ -34,17 +34,44 @@ def test_the_gradient_of_draws_is_that_of_the_mean_where_it_is_said_to_be(name, 
     found = np.asarray(of_draws(parameters, jax.random.split(key, 20_000)), np.float64)
     expected = np.asarray(jax.jacobian(lambda p: make(p).mean)(parameters))
     assert np.abs(expected).max() > 0.01
-    if make(parameters).reparameterized:
+    if make(parameters).has_rsample:
         stderr = found.std(0) / np.sqrt(len(found))
         assert (np.abs(found.mean(0) - expected) <= 5 * stderr + 1e-6).all()
     else:
         assert (found == 0).all()
 
 
-def test_a_mixture_has_no_gradient_in_its_weights(key):
-    mean, log_std = np.array([[-1.0], [2.0]]), np.zeros((2, 1))
-    draws = lambda logits: distributions.NormalMixture(logits, mean, log_std).sample(key, (100,)).mean()
-    assert (jax.grad(draws)(np.zeros(2)) == 0).all() and not distributions.NormalMixture.reparameterized
+def test_a_mixture_refuses_a_gradient_in_its_weights(key):
+    """Where draws have none; in its means they have all."""
+    draws = lambda logits, mean: distributions.NormalMixture(logits, mean, 0 * mean).sample(key, (100,)).mean()
+    assert not distributions.NormalMixture.has_rsample
+    with pytest.raises(ValueError, match="draws of NormalMixture"):
+        jax.grad(draws)(np.zeros(2), np.array([[-1.0], [2.0]]))
+    np.testing.assert_allclose(jax.grad(draws, 1)(np.zeros(2), np.array([[-1.0], [2.0]])).sum(), 1, rtol=0.2)
+
+
+SHAPES = {
+    "StandardNormal": (lambda d: d.StandardNormal((3,)), (3,)),
+    "Normal": (lambda d: d.Normal(np.zeros((2, 3, 4)), 0.0, event_ndims=2), (3, 4)),
+    "FullNormal": (lambda d: d.FullNormal(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 3, 3))), (3,)),
+    "NormalMixture": (lambda d: d.NormalMixture(np.zeros(5), np.zeros((5, 3)), np.zeros((5, 3))), (3,)),
+    "PlanarFlow": (lambda d: d.PlanarFlow(np.zeros((2, 3)), np.zeros((2, 3)), {}), (3,)),
+    "Bernoulli": (lambda d: d.Bernoulli(jnp.zeros((2, 3, 4)), event_ndims=0), ()),
+    "TwoLayerPrior": (lambda d: d.TwoLayerPrior(jax.tree_util.Partial(lambda z: d.Normal(z, 0 * z)), 3), None),
+    "Categorical": (lambda d: d.Categorical(np.zeros((2, 3, 7))), (3,)),
+    "BetaBinomial": (lambda d: d.BetaBinomial(np.zeros((2, 3)), np.zeros((2, 3))), (3,)),
+    "LogisticMixture": (lambda d: d.LogisticMixture(*[np.zeros((2, 4, 3, 5))] * 4, event_ndims=2), (4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_event_shape_is_that_of_a_draw(name):
+    make, expected = SHAPES[name]
+    q = make(distributions)
+    assert getattr(q, "event_shape", None) == expected
+    if name not in ("PlanarFlow", "TwoLayerPrior"):  # which needs weights, whose value is a dict
+        drawn = jax.eval_shape(lambda q: q.sample(jax.random.key(0)), q)
+        assert drawn.shape[len(drawn.shape) - len(expected) :] == expected
 
 
 def test_capabilities_are_attributes_of_the_class_not_leaves():
@@ -52,8 +79,8 @@ def test_capabilities_are_attributes_of_the_class_not_leaves():
     assert len(jax.tree.leaves(point)) == 1 and not has_density(jax.tree.map(lambda leaf: leaf, point))
     assert [distributions.Dirac.has_density, distributions.Dirac.density_anywhere] == [False, False]
     for family in (distributions.PlanarFlow, distributions.InverseAutoregressiveFlow):
-        assert family.has_density and not family.density_anywhere and family.reparameterized
-    assert distributions.CouplingFlow.density_anywhere and distributions.TwoLayerPosterior.reparameterized
+        assert family.has_density and not family.density_anywhere and family.has_rsample
+    assert distributions.CouplingFlow.density_anywhere and distributions.TwoLayerPosterior.has_rsample
 
 
 def test_other_libraries_are_taken_to_have_a_density_and_our_decorator_serves_users():

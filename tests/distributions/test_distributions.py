@@ -352,6 +352,28 @@ def test_bernoulli_of_integers_and_booleans(dtype):
     np.testing.assert_allclose(slope, x - scipy.special.expit(logits), rtol=1e-6)
 
 
+def test_bernoulli_refuses_values_outside_the_unit_interval_that_it_can_see():
+    """Constants of a trace, too, and floats; what rounding does to a grey image of [0, 1] is let through."""
+    logits = np.zeros(3, np.float32)
+    for x in (np.array([0, 255, 7], np.uint8), np.float32([0, 0.5, 255]), np.float32([-1, 0, 1]), jnp.array([0, 2, 1])):
+        for run in (basic.bernoulli_log_prob, jax.jit(lambda logits, x=x: basic.bernoulli_log_prob(logits, x))):
+            with pytest.raises(ValueError, match=r"values in \[0, 1\], not .* to .*: divide bytes by 255, or binarize"):
+                run(logits, x) if run is basic.bernoulli_log_prob else run(logits)
+    np.testing.assert_allclose(basic.bernoulli_log_prob(logits, np.float32([-1e-4, 1.0001, 0.5])), -3 * math.log(2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_bytes_that_it_cannot_see_have_probability_zero(dtype):
+    """Under jit 0 and 1 are what they are, and 255 is no value of a Bernoulli: never a positive log-likelihood."""
+    logits, x = np.float32([[2.0, -1.0]] * 3), np.array([[0, 1], [0, 255], [2, 1]], dtype)
+    value, slope = jax.jit(jax.value_and_grad(lambda *pair: basic.bernoulli_log_prob(*pair)[0]))(logits, x)
+    found = np.asarray(bernoulli_log_prob(logits, x))
+    np.testing.assert_allclose(found[0], exact_bernoulli(logits, x)[0], rtol=1e-6)
+    np.testing.assert_array_equal(found[1:], -np.inf)
+    np.testing.assert_allclose([value], found[:1], rtol=1e-6)
+    np.testing.assert_allclose(slope[0], x[0] - scipy.special.expit(logits[0]), rtol=1e-6)
+
+
 def test_bernoulli_of_integer_logits_keeps_grey():
     """1/2 - log(1 + e) = -0.8133 for l = 1, x = 1/2: an x cast to the logits' type would be 0."""
     np.testing.assert_allclose(bernoulli_log_prob(np.array([1]), np.array([0.5])), 0.5 - math.log1p(math.e), rtol=1e-6)

@@ -15,6 +15,8 @@ from numpyro.distributions.flows import InverseAutoregressiveTransform
 from numpyro.nn import AutoregressiveNN
 
 from vae_jax.distributions import basic
+from vae_jax.distributions.gaussians import NormalMixture
+from vae_jax.distributions.likelihoods import Categorical
 from vae_jax.objectives.elbo import Elbo, draw, elbo_fn, importance_bound, score
 
 K, B, Z = 3, 4, 2
@@ -580,6 +582,157 @@ def test_a_q_that_is_no_pytree_is_refused(key):
     assert draw(key, Plain(), K)[1].shape == (K, B)
     with pytest.raises(ValueError, match=r"Plain.*not a pytree"):
         draw(key, Plain(), K, "q")
+
+
+# ------------------------------------------------------------------------- a q that the gradient cannot go through
+
+WITHOUT_PATH = {
+    "BernoulliLogits": lambda logits: dist.Bernoulli(logits=logits).to_event(1),
+    "MixtureSameFamily": lambda logits: dist.MixtureSameFamily(
+        dist.Categorical(logits=logits), dist.Normal(jnp.arange(4.0).reshape(2, Z), jnp.ones((B, 2, Z))).to_event(1)
+    ),
+    "Bernoulli": basic.Bernoulli,
+    "NormalMixture": lambda logits: NormalMixture(logits[0], jnp.eye(Z), jnp.zeros((Z, Z))),
+    "DistraxBernoulli": lambda logits: DistraxBernoulli(logits),
+}
+
+
+class DistraxBernoulli:
+    """Its methods' arguments as Distrax has them, and integers for z; it does not say that it has no path."""
+
+    def __init__(self, logits):
+        self.q = dist.Bernoulli(logits=logits).to_event(1)
+
+    def sample(self, *, seed, sample_shape=()):
+        return self.q.sample(seed, sample_shape)
+
+    def sample_and_log_prob(self, *, seed, sample_shape=()):
+        z = self.sample(seed=seed, sample_shape=sample_shape)
+        return z, self.log_prob(z)
+
+    def log_prob(self, value):
+        return self.q.log_prob(value)
+
+
+def of_logits(family, rows, stop=None):
+    def loss(logits):
+        z, log_q = draw(KEY, WITHOUT_PATH[family](logits), K, stop)
+        return jnp.cos(z @ rows["weight"]).sum() + log_q.sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_a_gradient_without_its_score_is_refused(rows, name):
+    """Under every transformation that differentiates; those that do not have the values of the draws."""
+    loss = of_logits("BernoulliLogits", rows)
+    if "grad" in name or name in ("jvp", "scan", "checkpoint"):
+        with pytest.raises(ValueError, match=r"BernoulliLogits .*has_rsample = False.* tvo, .*reparameterized"):
+            TRANSFORMATIONS[name](loss, jnp.array(rows["mean"]))
+    else:
+        TRANSFORMATIONS[name](loss, jnp.array(rows["mean"]))
+
+
+@pytest.mark.parametrize("family", WITHOUT_PATH)
+def test_families_without_a_path_are_named_and_can_be_measured_and_scored(rows, family):
+    """Their values are unchanged, with stop='z' their gradient is the score's, and the decoder's is as ever."""
+    logits = jnp.array(rows["mean"])
+    for stop in (None, "q"):
+        with pytest.raises(ValueError, match=f"draws of {family} carry"):
+            jax.grad(of_logits(family, rows, stop))(logits)
+    scored, slope = jax.jit(jax.value_and_grad(of_logits(family, rows, "z")))(logits)
+    assert jnp.abs(slope).max() > 0
+    np.testing.assert_allclose(jax.jit(of_logits(family, rows))(logits), scored, rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_the_decoder_learns_under_a_discrete_q(rows, jit):
+    """q held, d/dweight E_q log p(x|z) through draws is exact, and is not refused."""
+    q, prior = dist.Bernoulli(logits=rows["mean"]).to_event(1), dist.Bernoulli(logits=jnp.zeros(Z)).to_event(1)
+    bound = lambda w: elbo_fn(KEY, rows["x"], q, our_decoder(rows | {"weight": w}), prior, K).elbo.sum()
+    z = np.asarray(draw(KEY, q, K)[0], float)
+    found = jax.grad(jax.jit(bound) if jit else bound)(rows["weight"])
+    error = np.asarray(rows["x"]) - scipy.special.expit(z @ rows["weight"])
+    np.testing.assert_allclose(found, np.einsum("kbz,kbd->zd", z, error) / K, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ arguments that are wrong
+
+
+def test_distraxs_draws_are_understood(rows, key):
+    """A q whose methods take keywords alone; of keys of examples it takes the first."""
+
+    class DistraxNormal(DistraxBernoulli):
+        def __init__(self):
+            self.q = their_q(rows)
+
+    for keys in (key, jax.random.split(key, B)):
+        terms = elbo_fn(keys, rows["x"], DistraxNormal(), our_decoder(rows), num_samples=K)
+        assert_close(terms, elbo_fn(keys, rows["x"], their_q(rows), our_decoder(rows), num_samples=K), rtol=1e-6)
+
+
+def broken(**changes):
+    """The arguments of `elbo_fn` with K = 3, B = 4, Z = 2 and D = 5, some of them replaced."""
+    zeros = jnp.zeros
+    right = {
+        "key": KEY,
+        "x": np.zeros((B, 5), np.float32),
+        "q": basic.Normal(zeros((B, Z)), zeros((B, Z))),
+        "decode": lambda z: basic.Bernoulli(zeros((K, B, 5))),
+        "prior": None,
+        "num_samples": K,
+    }
+    return lambda **more: elbo_fn(**right | changes, **more)
+
+
+def numpyro_logits(*shape):
+    return lambda z: dist.Bernoulli(logits=jnp.zeros(shape)).to_event(1)
+
+
+class PairOfLayers:
+    """A q of two layers, whose z is a dict."""
+
+    def sample(self, key, sample_shape=()):
+        return {"z1": jnp.zeros((*sample_shape, B, Z)), "z2": jnp.zeros((*sample_shape, B, Z))}
+
+    def log_prob(self, z):
+        return jnp.zeros(z["z1"].shape[:-1])
+
+
+WRONG = {
+    "logits [K, B, 1]": ({"decode": lambda z: basic.Bernoulli(jnp.zeros((K, B, 1)))}, r"decode\(z\) .*\(1,\).*\(5,\)"),
+    "logits of numpyro": ({"decode": numpyro_logits(K, B, 1)}, r"decode\(z\) .*\(1,\).*\(5,\)"),
+    "x [B, 1]": ({"x": np.zeros((B, 1))}, r"decode\(z\) .*\(5,\).*\(1,\)"),
+    "x [B, 1] and numpyro": ({"x": np.zeros((B, 1)), "decode": numpyro_logits(K, B, 5)}, r"decode\(z\) .*\(5,\)"),
+    "levels [K, B, 1, L]": ({"decode": lambda z: Categorical(jnp.zeros((K, B, 1, 7)))}, r"\(1,\).*\(5,\)"),
+    "prior [1]": ({"prior": basic.Normal(jnp.zeros(1), jnp.zeros(1))}, r"^prior .*\(1,\).*\(2,\)"),
+    "standard normal [1]": ({"prior": basic.StandardNormal((1,))}, r"^prior .*\(1,\).*\(2,\)"),
+    "mixture [C, 1]": ({"prior": NormalMixture(np.zeros(3), *np.zeros((2, 3, 1)))}, r"^prior .*\(1,\).*\(2,\)"),
+    "prior of numpyro [1]": ({"prior": dist.Normal(jnp.zeros(1), 1).to_event(1)}, r"^prior .*\(1,\).*\(2,\)"),
+    "no draws": ({"num_samples": 0}, r"num_samples = 0: expected K >= 1"),
+    "an array from the decoder": ({"decode": lambda z: jnp.zeros((K, B, 5))}, r"decode\(z\) is a .*not a distribution"),
+    "a seed": ({"key": 0}, r"key = 0: expected .*jax.random.key"),
+    "an integer array": ({"key": jnp.int32(3)}, "key"),
+    "a dict z": ({"q": PairOfLayers()}, r"z is a dict .*give its prior"),
+    "swapped": (
+        {"decode": basic.StandardNormal((Z,)), "prior": lambda z: basic.Bernoulli(z)},
+        r"prior is a function, not a distribution \(order: key, x, q, decode, prior\)",
+    ),
+    "bytes": ({"x": np.full((B, 5), 255, np.uint8)}, r"\[0, 1\], not 255 to 255: divide bytes by 255, or binarize"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_would_be_a_wrong_number_is_one_line(case):
+    changes, message = WRONG[case]
+    for kl in ("auto", "monte_carlo"):
+        with pytest.raises((ValueError, TypeError), match=message) as error:
+            broken(**changes)(kl=kl)
+    assert "\n" not in str(error.value) or case == "an integer array"  # jax's own message
+
+
+def test_the_arguments_that_those_replace_are_right():
+    assert broken()().elbo.shape == (B,)
 
 
 @pytest.mark.parametrize("stop", ["both", True, "Q"])

@@ -9,12 +9,14 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 from vae_jax.distributions import basic
 from vae_jax.distributions.gaussians import FullNormal, NormalMixture, TwoLayerPosterior, TwoLayerPrior
 from vae_jax.objectives.elbo import draw, importance_bound, score
 from vae_jax.objectives.importance import ciwae, dreg, effective_sample_size, iwae, miwae, piwae, stl, tvo, vr
+from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.objectives.regularized import elbo
 
 KEY = jax.random.key(5, impl="rbg")  # compiles faster than the default
@@ -357,3 +359,62 @@ def test_tvo_against_the_integral(linear_gaussian):
     gap = linear_gaussian.kl_to_posterior(q.mean, q.log_std).sum()
     np.testing.assert_allclose(rising[0], log_px - gap, rtol=1e-5)  # one partition is the ELBO
     assert (np.diff([*rising, log_px]) > 0).all() and found[0].mean() < log_px
+
+
+# ------------------------------------------------------------------------------------------- a discrete z, three bits
+
+BITS = 3
+
+
+def bits_model(params, x):
+    """(q, decode, prior, log p(x, z) - log q(z|x) `[8, B]` of all z, q(z|x) `[8, B]`), Bernoulli and of NumPyro."""
+    q, prior = (dist.Bernoulli(logits=params[name]).to_event(1) for name in ("q", "prior"))
+    decode = lambda z: dist.Bernoulli(logits=z @ params["weight"]).to_event(1)
+    z = np.array(np.unravel_index(np.arange(2**BITS), (2,) * BITS)).T[:, None] * np.ones((1, 2, 1), int)
+    log_q = q.log_prob(z)
+    return q, decode, prior, decode(z).log_prob(x) + prior.log_prob(z) - log_q, jnp.exp(log_q)
+
+
+def bits_example():
+    rng = np.random.default_rng(0)
+    shapes = {"q": (2, BITS), "prior": (BITS,), "weight": (BITS, 4)}
+    return {n: jnp.float32(rng.normal(size=s)) for n, s in shapes.items()}, jnp.float32(rng.random((2, 4)) > 0.5)
+
+
+def test_tvo_is_right_for_a_q_without_a_path():
+    """With one partition the ELBO's gradient, here an exact sum over all z, within 5 standard errors of 4000 draws."""
+    params, x = bits_example()
+
+    def exact(params):
+        *_, log_weights, probability = bits_model(params, x)
+        return (probability * log_weights).sum()
+
+    def one(params, key):
+        q, decode, prior, *_ = bits_model(params, x)
+        return tvo(key, x, q, decode, prior, 4, partitions=1)[0].sum()
+
+    found = quick(jax.vmap(jax.value_and_grad(one), (None, 0)))(params, jax.random.split(jax.random.key(0), 4000))
+    expected = jax.jit(jax.value_and_grad(exact))(params)
+    for draws, truth in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        error = np.std(draws, 0) / np.sqrt(len(draws))
+        assert (np.abs(np.mean(draws, 0) - truth) < 5 * error).all()
+        assert (np.abs(truth) > 10 * error).any()  # and that says something
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_who_takes_a_gradient_through_draws_refuses_a_q_without_one(name):
+    """All but the thermodynamic one, which takes the score, and the autoencoder, which does not draw."""
+    params, x = bits_example()
+
+    def value(logits):
+        q, decode, prior, *_ = bits_model(params | {"q": logits}, x)
+        return OBJECTIVES[name].function(KEY, x, q, decode, prior, 4)[0].sum()
+
+    if name in ("tvo", "autoencoder"):
+        assert jax.eval_shape(jax.grad(value), params["q"]).shape == (2, BITS)
+    else:
+        message = "diagonal Gaussian" if name == "beta_tc" else "draws of BernoulliLogits carry a part of its gradient"
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(jax.grad(value), params["q"])
+        if name not in ("beta_tc", "mmd"):
+            assert jax.eval_shape(value, params["q"]).shape == ()

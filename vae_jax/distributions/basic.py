@@ -4,6 +4,7 @@ Every number is in nats. A distribution speaks NumPyro's protocol, so either lib
 
     sample(key, sample_shape=()) -> value [*sample_shape, *batch, *event]
     log_prob(value)              -> [*sample_shape, *batch]
+    event_shape, has_rsample     where a library offers them; what they are is in `Distribution`
 
 Those of ours that serve as q add `sample_and_log_prob(key, sample_shape)`, whose log density comes from the draw
 itself, and accept one key per example (a key array `[B]`) where NumPyro takes a single key. All are pytrees whose
@@ -17,10 +18,12 @@ may reach +-inf, and none is ever NaN.
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -29,7 +32,12 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class Distribution(Protocol):
-    """What is asked of q(z|x), p(z) and p(x|z), ours or another library's: NumPyro's two methods."""
+    """What is asked of q(z|x), p(z) and p(x|z), ours or another library's: NumPyro's two methods.
+
+    Two attributes are read where there are any. `event_shape`, of one value: a value of another shape is refused where
+    it would broadcast. `has_rsample`, False where the gradient through draws misses a part, as NumPyro says it of
+    discrete distributions and mixtures: such a q is drawn and measured, and refused where that gradient is asked for.
+    """
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> Any:
         """Draws `[*sample_shape, *batch, *event]`, an array or a pytree of arrays. The key is consumed."""
@@ -63,6 +71,19 @@ def density_anywhere(q: Any) -> bool:
     return getattr(q, "density_anywhere", True)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def refuse_gradient(values, family):
+    """The values themselves, a pytree; differentiating them raises ValueError, for they are draws of `family`."""
+    return values
+
+
+@refuse_gradient.defjvp
+def _refuse_gradient_jvp(family, primals, tangents):
+    raise ValueError(NO_PATH.format(family))
+
+
+NO_PATH = "draws of {} carry a part of its gradient only (has_rsample = False): use tvo, or a reparameterized family"
+
 # exp overflows float32 just above 88 and falls out of the normal numbers, to 0 on a CPU, just below -87.
 # Clipping inside keeps 0 * inf = NaN out of values and gradients.
 MAX_LOG = 87.0
@@ -88,7 +109,12 @@ def typed(key: jax.Array) -> jax.Array:
 
     Returns:
         The same key in the new style.
+
+    Raises:
+        TypeError: it is neither, a seed for example.
     """
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key = {key!r:.40}: expected a random key, as jax.random.key(seed) makes it")
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
@@ -182,14 +208,29 @@ def bernoulli_log_prob(logits: jax.Array, x: jax.Array, event_ndims: int = 1) ->
     Args:
         logits: `[..., D]`.
         x: `[..., D]` in [0, 1]; for grey values the result is minus a cross-entropy, not a normalized density.
+            Integers other than 0 and 1 have probability 0.
         event_ndims: how many of the last axes are summed.
 
     Returns:
         Log probabilities `[...]` in nats.
+
+    Raises:
+        ValueError: x leaves [0, 1] where its values are known, which those of an argument of `jax.jit` are not.
     """
+    _require_unit_interval(x)
     dtype = jnp.result_type(logits, float)  # not an integer, where a grey x would be cut to 0
-    logits, x = jnp.broadcast_arrays(jnp.asarray(logits, dtype), jnp.asarray(x, dtype))
-    return _bernoulli_log_prob(flat_event(logits, event_ndims), flat_event(x, event_ndims))
+    logits, value = [flat_event(jnp.asarray(a, dtype), event_ndims) for a in jnp.broadcast_arrays(logits, x)]
+    log_prob = _bernoulli_log_prob(logits, value)
+    if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        return log_prob
+    return jnp.where((value == value.astype(bool)).all(-1), log_prob, -jnp.inf)
+
+
+def _require_unit_interval(x):
+    with jax.ensure_compile_time_eval():  # inside a trace, too, where x is a constant; by 1e-3 an image may be rounded
+        if not isinstance(x, Tracer) and (jnp.min(x, initial=0) < -1e-3 or jnp.max(x, initial=1) > 1.001):
+            found = f"{jnp.min(x)} to {jnp.max(x)}"
+            raise ValueError(f"a Bernoulli needs values in [0, 1], not {found}: divide bytes by 255, or binarize")
 
 
 @jax.custom_jvp
@@ -227,7 +268,9 @@ def distribution(
     static: tuple[str, ...] = (),
     has_density: bool = True,
     density_anywhere: bool = True,
-    reparameterized: bool = True,
+    has_rsample: bool = True,
+    event: str = "mean",
+    after: int = 0,
 ) -> Callable[[type[T]], type[T]]:
     """Class decorator: a frozen dataclass that is a pytree, with what the distribution can do as class attributes.
 
@@ -236,7 +279,9 @@ def distribution(
         static: names of the fields that are part of the structure, and hashable.
         has_density: False for a point mass.
         density_anywhere: False where the log density is known at the distribution's own draws only.
-        reparameterized: False where the gradient through a draw misses a part: discrete values, mixtures.
+        has_rsample: False where the gradient through a draw misses a part: discrete values, mixtures.
+        event: the field that is shaped like a value, from which `event_shape` is read; without it there is none.
+        after: how many axes of that field follow those of a value: levels or components.
 
     Returns:
         The decorator.
@@ -245,36 +290,43 @@ def distribution(
         ValueError: the class has other fields than these.
     """
 
+    def event_shape(self) -> Shape:
+        shape = jnp.shape(getattr(self, event))
+        end = len(shape) - after
+        return shape[end - getattr(self, "event_ndims", 1) : end]
+
     def register(cls):
         cls = dataclasses.dataclass(frozen=True)(cls)
-        cls.has_density, cls.density_anywhere, cls.reparameterized = has_density, density_anywhere, reparameterized
+        cls.has_density, cls.density_anywhere, cls.has_rsample = has_density, density_anywhere, has_rsample
+        if event in data:
+            cls.event_shape = property(event_shape)
         return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
 
     return register
 
 
-@distribution(static=("shape",))
+@distribution(static=("event_shape",))
 class StandardNormal:
     """N(0, I).
 
     Attributes:
-        shape: of an event, (Z,).
+        event_shape: (Z,).
     """
 
-    shape: Shape
+    event_shape: Shape
 
     @property
     def mean(self) -> jax.Array:
         """0, `[Z]`."""
-        return jnp.zeros(self.shape)
+        return jnp.zeros(self.event_shape)
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
         """Draws `[*sample_shape, Z]`. The key is consumed."""
-        return jax.random.normal(key, (*sample_shape, *self.shape))
+        return jax.random.normal(key, (*sample_shape, *self.event_shape))
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log densities in nats, `[..., Z]` -> `[...]`."""
-        return sum_event(-0.5 * (value**2 + LOG_2PI), len(self.shape))
+        return sum_event(-0.5 * (value**2 + LOG_2PI), len(self.event_shape))
 
 
 @distribution("mean", "log_std", static=("event_ndims",))
@@ -307,7 +359,7 @@ class Normal:
         return normal_log_prob(self.mean, self.log_std, value, self.event_ndims)
 
 
-@distribution("logits", static=("event_ndims",), reparameterized=False)
+@distribution("logits", static=("event_ndims",), has_rsample=False, event="logits")
 class Bernoulli:
     """Independent values in {0, 1} with log odds `logits`.
 

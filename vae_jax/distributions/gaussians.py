@@ -17,6 +17,7 @@ from vae_jax.distributions.basic import (
     distribution,
     kl_standard_normal,
     normal_log_prob,
+    refuse_gradient,
     standard_normal,
     std_from_log,
     sum_event,
@@ -136,7 +137,7 @@ CLOSED_FORM_KL[FullNormal, StandardNormal] = kl_full_standard
 CLOSED_FORM_KL[LowRankNormal, StandardNormal] = kl_low_rank_standard
 
 
-@distribution("logits", "mean", "log_std", reparameterized=False)
+@distribution("logits", "mean", "log_std", has_rsample=False)
 class NormalMixture:
     """sum_c pi_c N(mean_c, sigma_c^2), the same for all examples; z `[..., Z]`.
 
@@ -151,9 +152,9 @@ class NormalMixture:
     log_std: jax.Array
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
-        """Draws `[*sample_shape, Z]`. The key is consumed."""
+        """Draws `[*sample_shape, Z]`; their gradient with respect to the logits is refused. The key is consumed."""
         which, noise = jax.random.split(key)
-        c = jax.random.categorical(which, self.logits, shape=sample_shape)
+        c = jax.random.categorical(which, refuse_gradient(self.logits, "NormalMixture"), shape=sample_shape)
         eps = jax.random.normal(noise, (*sample_shape, self.mean.shape[-1]))
         return self.mean[c] + std_from_log(self.log_std[c]) * eps
 

@@ -11,10 +11,11 @@ from jax.scipy.special import gammaln
 
 from vae_jax.distributions.basic import Shape, bernoulli_log_prob, distribution, flat_event, sum_event
 
+GRID = ("levels", "event_ndims")  # static fields of a distribution of levels
 NEAR_HALF = 0.2  # |logit| below which the normalizer of a continuous Bernoulli is a series, to float32's last digit
 
 
-@distribution("logits", static=("event_ndims",))
+@distribution("logits", static=("event_ndims",), event="logits")
 class ContinuousBernoulli:
     """p(x) = C(l) s^x (1-s)^(1-x) on [0, 1] with s = sigmoid(l), C(l) = l / tanh(l/2), C(0) = 2.
 
@@ -71,7 +72,7 @@ def to_level(value, levels):
     return jnp.clip(jnp.round(value * (levels - 1)), 0, levels - 1)
 
 
-@distribution("logits", static=("event_ndims",), reparameterized=False)
+@distribution("logits", static=("event_ndims",), has_rsample=False, event="logits", after=1)
 class Categorical:
     """Independent levels, each with a probability of its own; values i / (L-1).
 
@@ -103,7 +104,7 @@ class Categorical:
         return sum_event(log_p, self.event_ndims)
 
 
-@distribution("log_a", "log_b", static=("levels", "event_ndims"), reparameterized=False)
+@distribution("log_a", "log_b", static=GRID, has_rsample=False, event="log_a")
 class BetaBinomial:
     """(L-1) x ~ BetaBinomial(L-1, a, b): a Binomial whose probability is Beta(a, b), so it may be narrow or wide.
 
@@ -139,9 +140,8 @@ class BetaBinomial:
         (a, b), n = self.concentrations(), self.levels - 1.0
         k = to_level(value, self.levels)
         choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-        scale = jax.lax.stop_gradient(
-            jnp.maximum(a + b, 1.0)
-        )  # cancels in the sum of the three terms, and keeps each of them small
+        # cancels in the sum of the three terms, and keeps each of them small
+        scale = jax.lax.stop_gradient(jnp.maximum(a + b, 1.0))
         beta = log_rising(a, k, scale) + log_rising(b, n - k, scale) - log_rising(a + b, n, scale)
         return sum_event(choose + beta, self.event_ndims)
 
@@ -175,7 +175,7 @@ def logistic_level_log_prob(mean, log_scale, value, levels):
     return jnp.where((level <= 0) | (level >= levels - 1), edge, inside)
 
 
-@distribution("mean_logistic", "log_scale", static=("levels", "event_ndims"), reparameterized=False)
+@distribution("mean_logistic", "log_scale", static=GRID, has_rsample=False, event="mean_logistic")
 class DiscretizedLogistic:
     """A logistic distribution cut into levels: the mass of each level's bin, the first and last bins open.
 
@@ -222,7 +222,7 @@ def expected_level(mean, log_scale, levels):
     return jax.lax.fori_loop(1, levels, add, jnp.zeros_like(mean * inverse)) / (levels - 1)
 
 
-@distribution("logits", "means", "log_scales", "coefficients", static=("levels", "event_ndims"), reparameterized=False)
+@distribution("logits", "means", "log_scales", "coefficients", static=GRID, has_rsample=False, event="means", after=1)
 class LogisticMixture:
     """A mixture of M discretized logistics for each pixel; the channels of a pixel have the same component.
 
@@ -259,18 +259,16 @@ class LogisticMixture:
         c, value = jnp.tanh(self.coefficients), value[..., None]
         red, green = value[..., 0, :], value[..., 1, :]
         r, g, b = (self.means[..., i, :] for i in range(3))
-        return jnp.stack(
-            jnp.broadcast_arrays(r, g + c[..., 1, :] * red, b + c[..., 2, :] * red + c[..., 0, :] * green), axis=-2
-        )
+        g, b = g + c[..., 1, :] * red, b + c[..., 2, :] * red + c[..., 0, :] * green
+        return jnp.stack(jnp.broadcast_arrays(r, g, b), axis=-2)
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
         """Draws the component of each pixel, then its channels in turn. The key is consumed."""
         which, noise_key = jax.random.split(key)
         logits = jnp.broadcast_to(self.pixel_logits(), (*sample_shape, *self.pixel_logits().shape))
         component = jax.random.categorical(which, logits)[..., None, None]
-        take = lambda array: jnp.take_along_axis(
-            jnp.broadcast_to(array, (*sample_shape, *self.means.shape)), component, -1
-        )[..., 0]
+        repeat = lambda array: jnp.broadcast_to(array, (*sample_shape, *self.means.shape))
+        take = lambda array: jnp.take_along_axis(repeat(array), component, -1)[..., 0]
         noise = jax.random.logistic(noise_key, (*sample_shape, *self.means.shape[:-1])) * jnp.exp(take(self.log_scales))
         value = jnp.zeros_like(noise)
         for channel in range(noise.shape[-1]):

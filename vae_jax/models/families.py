@@ -15,15 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import POSITIVE, WIDTHS, Key, at_least, declares, one_of
-from vae_jax.distributions import flows, gaussians
+from vae_jax.distributions import flows, gaussians, likelihoods
 from vae_jax.distributions.basic import Bernoulli, Normal, StandardNormal
-from vae_jax.distributions.likelihoods import (
-    BetaBinomial,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    LogisticMixture,
-)
 from vae_jax.errors import ConfigError
 from vae_jax.models import networks
 
@@ -50,6 +43,7 @@ class Prior(NamedTuple):
     init: Callable = lambda key, x_init, condition: {}
     conditional: bool = False  # one p for each example: a batch shape of [B]
     standard_normal: bool = False  # N(0, I)
+    reparameterized: bool = True  # the gradient through draws reaches all of its weights
     layered: bool = False  # z is a dict of arrays, one for each layer
     needs_encoder: bool = False  # and an encoder that sees no condition
     least_dim: int = 0  # of z
@@ -143,9 +137,8 @@ def two_layer_posterior(config):
     upper, normal = upper_network(config, config.upper_hidden, config.upper_dim)
 
     def make(weights, q_params):
-        return gaussians.TwoLayerPosterior(
-            Normal(q_params["mean"], q_params["log_std"]), jax.tree_util.Partial(normal, weights)
-        )
+        lower = Normal(q_params["mean"], q_params["log_std"])
+        return gaussians.TwoLayerPosterior(lower, jax.tree_util.Partial(normal, weights))
 
     init = lambda key: upper.init(key, jnp.zeros((1, config.latent_dim)))
     return Posterior(gaussian_heads(config), make, init, layered=True)
@@ -189,7 +182,7 @@ def mixture_prior(config):
         mean = jax.random.normal(key, (config.components, config.latent_dim))
         return {"logits": jnp.zeros(config.components), "mean": mean, "log_std": jnp.zeros_like(mean)}
 
-    return Prior(lambda weights, condition, encode: gaussians.NormalMixture(**weights), init)
+    return Prior(lambda weights, condition, encode: gaussians.NormalMixture(**weights), init, reparameterized=False)
 
 
 @declares(
@@ -277,7 +270,7 @@ def continuous_logit(mean) -> Any:
 
     def halve(_, ends):
         middle = (ends[0] + ends[1]) / 2
-        above = ContinuousBernoulli(middle).mean > mean
+        above = likelihoods.ContinuousBernoulli(middle).mean > mean
         return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
 
     mean = jnp.clip(mean, 1e-3, 1 - 1e-3)
@@ -290,7 +283,7 @@ def bernoulli(config, event_shape):
 
 
 def continuous_bernoulli(config, event_shape):
-    make = lambda weights, outputs: ContinuousBernoulli(outputs[..., 0], len(event_shape))
+    make = lambda weights, outputs: likelihoods.ContinuousBernoulli(outputs[..., 0], len(event_shape))
     return Likelihood(1, make, lambda mean: continuous_logit(mean)[..., None])
 
 
@@ -316,12 +309,8 @@ def normal(config, event_shape):
         return Normal(mean, jnp.broadcast_to(weights.get("log_sigma", log_sigma), mean.shape), len(event_shape))
 
     init = dict if mode == "fixed" else lambda: {"log_sigma": jnp.full(shape, log_sigma)}
-    likelihood = Likelihood(1, make, lambda mean: mean[..., None], init)
-    return (
-        likelihood._replace(closed_form_update=partial(optimal_sigma, math.prod(event_shape)))
-        if mode == "optimal"
-        else likelihood
-    )
+    update = {"closed_form_update": partial(optimal_sigma, math.prod(event_shape))} if mode == "optimal" else {}
+    return Likelihood(1, make, lambda mean: mean[..., None], init, **update)
 
 
 OPTIMAL_RATE = 0.1  # how much of the way to its batch's optimum sigma^2 goes in a step
@@ -338,7 +327,7 @@ def optimal_sigma(size, new, old, gradient):
 
 @declares(levels=LEVELS)
 def categorical(config, event_shape):
-    make = lambda weights, outputs: Categorical(outputs, len(event_shape))
+    make = lambda weights, outputs: likelihoods.Categorical(outputs, len(event_shape))
     bias = lambda mean: continuous_logit(mean)[..., None] * jnp.linspace(0, 1, config.levels)
     return Likelihood(config.levels, make, bias, levels=config.levels)
 
@@ -346,7 +335,7 @@ def categorical(config, event_shape):
 @declares(levels=LEVELS)
 def logistic(config, event_shape):
     def make(weights, outputs):
-        return DiscretizedLogistic(outputs[..., 0], outputs[..., 1], config.levels, len(event_shape))
+        return likelihoods.DiscretizedLogistic(outputs[..., 0], outputs[..., 1], config.levels, len(event_shape))
 
     return Likelihood(2, make, lambda m: jnp.stack([m, jnp.full_like(m, START_LOG_SCALE)], -1), levels=config.levels)
 
@@ -364,7 +353,7 @@ def logistic_mixture(config, event_shape):
     def make(weights, outputs):
         parts = outputs.reshape(*outputs.shape[:-1], 4, count)
         logits, means, log_scales, coefficients = (parts[..., i, :] for i in range(4))
-        return LogisticMixture(logits, means, log_scales, coefficients, config.levels, len(event_shape))
+        return likelihoods.LogisticMixture(logits, means, log_scales, coefficients, config.levels, len(event_shape))
 
     def bias(mean):
         spread = jnp.linspace(-0.2, 0.2, count) if count > 1 else jnp.zeros(1)
@@ -376,7 +365,7 @@ def logistic_mixture(config, event_shape):
 
 @declares(levels=LEVELS)
 def beta_binomial(config, event_shape):
-    make = lambda weights, out: BetaBinomial(out[..., 0], out[..., 1], config.levels, len(event_shape))
+    make = lambda weights, out: likelihoods.BetaBinomial(out[..., 0], out[..., 1], config.levels, len(event_shape))
     return Likelihood(2, make, lambda mean: jnp.stack([logit(mean) / 2, -logit(mean) / 2], -1), levels=config.levels)
 
 

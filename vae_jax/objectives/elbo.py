@@ -9,7 +9,8 @@ Everything is in nats, per example, and bounds go up: a loss is minus one of the
 
 There are no parameters here. `q`, `decode` and `prior` close over whatever the caller differentiates, so one function
 serves an encoder network, a table of variational parameters or somebody else's library. A distribution is anything with
-NumPyro's `sample(key, sample_shape)` and `log_prob(value)`.
+NumPyro's `sample(key, sample_shape)` and `log_prob(value)`; as q, Distrax's are understood too. What would broadcast
+into a wrong number, or lose a part of its gradient, is refused.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.basic import Distribution, StandardNormal, closed_form_kl
+from vae_jax.distributions.basic import Distribution, StandardNormal, closed_form_kl, refuse_gradient, typed
 
 Decode = Callable[[Any], Distribution]  # z -> p(x|z)
 KL = str | Callable[[Distribution, Distribution], jax.Array]  # 'auto', 'monte_carlo' or (q, prior) -> [B]
@@ -68,7 +69,9 @@ def elbo_fn(
         The bound and its terms, nats per example.
 
     Raises:
-        ValueError: a log_prob is not `[K, B]`, or `kl` is none of these.
+        ValueError: a log_prob is not `[K, B]`, an event would broadcast, K < 1, or `kl` is none of these; when it is
+            differentiated, a q whose draws carry only a part of the gradient, a discrete one for example.
+        TypeError: something without a log_prob in place of a distribution, or a seed in place of a key.
 
     Source: Kingma and Welling (2014), eq. 3 and 10.
     """
@@ -100,33 +103,48 @@ def draw(key: jax.Array, q: Distribution, num_samples: int, stop: str | None = N
         z `[K, B, ...]`, an array or a pytree of arrays, and log_q `[K, B]` in nats.
 
     Raises:
-        ValueError: another `stop`, or stop='q' for a q with parameters that are not leaves of its pytree.
+        ValueError: another `stop`, K < 1, or stop='q' for a q with parameters that are not leaves of its pytree; when
+            it is differentiated, without stop='z', a q whose `has_rsample` is False or whose draws are integers.
+        TypeError: a seed in place of a key.
 
     Source: Roeder et al. (2017), eq. 8.
     """
-    if stop is None:
-        return _draw_with_log_prob(key, q, num_samples)
-    if stop not in ("q", "z"):
+    if stop not in (None, "q", "z"):
         raise ValueError(f"stop = {stop!r}: expected None, 'q' or 'z'")
-    z, _ = _draw_with_log_prob(key, q, num_samples)
+    if num_samples < 1:
+        raise ValueError(f"num_samples = {num_samples}: expected K >= 1 draws of z")
     if stop == "z":
-        z = jax.lax.stop_gradient(z)
+        fixed = q if jax.tree_util.all_leaves([q]) else jax.lax.stop_gradient(q)  # its draws may refuse a gradient
+        z = jax.lax.stop_gradient(_draw_with_log_prob(typed(key), fixed, num_samples)[0])
         return z, q.log_prob(z)
+    z, log_q = _refuse_partial_gradient(q, *_draw_with_log_prob(typed(key), q, num_samples))
+    if stop is None:
+        return z, log_q
     _refuse_hidden_parameters(q, z)
     return z, jax.lax.stop_gradient(q).log_prob(z)
 
 
 def _draw_with_log_prob(key, q: Any, num_samples):
     """Uses the log density that comes with the draw wherever q offers one: a flow need never be inverted."""
-    if hasattr(q, "sample_and_log_prob"):  # ours
-        return q.sample_and_log_prob(key, (num_samples,))
-    if key.ndim > (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1):
-        key = key[0]  # a foreign q takes one key for the whole batch
+    one_key = key[0] if key.ndim else key  # a foreign q takes one for the whole batch
+    if hasattr(q, "sample_and_log_prob"):
+        if "seed" in inspect.signature(q.sample_and_log_prob).parameters:  # Distrax's
+            return q.sample_and_log_prob(seed=one_key, sample_shape=(num_samples,))
+        return q.sample_and_log_prob(key, (num_samples,))  # ours
     if hasattr(q, "sample_with_intermediates"):  # NumPyro's transformed distributions
-        z, intermediates = q.sample_with_intermediates(key, (num_samples,))
+        z, intermediates = q.sample_with_intermediates(one_key, (num_samples,))
         return z, q.log_prob(z, intermediates) if intermediates else q.log_prob(z)
-    z = q.sample(key, (num_samples,))
+    z = q.sample(one_key, (num_samples,))
     return z, q.log_prob(z)
+
+
+def _refuse_partial_gradient(q, z, log_q):
+    """(z, log_q), to be measured but not differentiated with respect to q where draws of q carry no whole gradient."""
+    if getattr(q, "has_rsample", True) and all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(z)):
+        return z, log_q
+    while hasattr(q, "base_dist"):  # NumPyro's wrappers
+        q = q.base_dist
+    return refuse_gradient((z, log_q), type(q).__name__)
 
 
 def _refuse_hidden_parameters(q, z):
@@ -164,13 +182,15 @@ def score(
         The bound and its terms, nats per example.
 
     Raises:
-        ValueError: a log_prob is not `[K, B]`, or `kl` is not `[B]`.
+        ValueError: a log_prob is not `[K, B]`, an event would broadcast, or `kl` is not `[B]`.
+        TypeError: `prior` or `decode(z)` has no log_prob.
     """
     prior = standard_normal_like(z) if prior is None else prior
     batch = jnp.shape(jax.tree.leaves(x)[0])[:1]
-    log_lik, log_prior = decode(z).log_prob(x), prior.log_prob(z)
-    for name, value in (("q", log_q), ("prior", log_prior), ("decode(z)", log_lik)):
-        _require_shape(name, value, (*jnp.shape(log_q)[:1], *batch))
+    shape = (*jnp.shape(log_q)[:1], *batch)
+    _require_shape("q", log_q, shape)
+    log_prior = checked_log_prob("prior", prior, z, shape, 2)
+    log_lik = checked_log_prob("decode(z)", decode(z), x, shape, 1)
     log_likelihood = log_lik.mean(0)
     kl = (log_q - log_prior).mean(0) if kl is None else kl
     if jnp.shape(kl) != batch:
@@ -180,7 +200,21 @@ def score(
 
 def standard_normal_like(z):
     """N(0, I) over the last axis of z `[K, B, Z]`."""
+    if not jax.tree_util.all_leaves([z]):
+        raise ValueError(f"z is a {type(z).__name__} of arrays and prior is None, N(0, I) of one array: give its prior")
     return StandardNormal(jnp.shape(z)[-1:])
+
+
+def checked_log_prob(name, p, value, shape, batch_ndims):
+    """p.log_prob(value), of shape `[K, B]`; `batch_ndims` axes of value are batch, the others must be p's event."""
+    if not hasattr(p, "log_prob"):
+        raise TypeError(f"{name} is a {type(p).__name__}, not a distribution (order: key, x, q, decode, prior)")
+    log_prob = p.log_prob(value)
+    _require_shape(name, log_prob, shape)
+    if hasattr(p, "event_shape") and hasattr(value, "shape") and tuple(p.event_shape) != value.shape[batch_ndims:]:
+        own, given = tuple(p.event_shape), value.shape[batch_ndims:]
+        raise ValueError(f"{name} has event shape {own}, its value {given}: make them equal, one would broadcast")
+    return log_prob
 
 
 def _require_shape(name, log_prob, expected):
@@ -235,7 +269,7 @@ def objective(function: Callable[..., tuple[Any, Elbo]]) -> ObjectiveFunction:
         The function itself, with the annotations of `elbo_fn` beside its own.
     """
     coupling = {"num_examples": int | None, "gather": Callable[[Any], Any] | None}  # of a batch's examples
-    shared = elbo_fn.__annotations__ | coupling | {"return": tuple[jax.Array, Elbo]}
-    taken = {name: shared[name] for name in (*inspect.signature(function).parameters, "return") if name in shared}
-    function.__annotations__ = taken | function.__annotations__
+    taken = {name: coupling[name] for name in function.__kwdefaults__ or () if name in coupling}
+    shared = elbo_fn.__annotations__ | taken | {"return": tuple[jax.Array, Elbo]}
+    function.__annotations__ = shared | function.__annotations__
     return function
