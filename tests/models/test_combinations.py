@@ -170,6 +170,20 @@ def test_a_flow_in_which_one_part_moves_the_other_needs_two(key, family):
         configuration.validate(config)
 
 
+@pytest.mark.parametrize("prior", families.PRIORS)
+def test_mmd_needs_draws_of_the_prior_that_carry_its_gradient(prior):
+    """And one prior for all examples; the weights of a VampPrior's components are not learned."""
+    choice = {"model.prior": prior, "objective.name": "mmd"}
+    choice |= {"model.posterior": "two_layer"} if prior == "two_layer" else {}
+    if prior in ("standard_normal", "flow", "vamp"):
+        configuration.validate(make_config(choice))
+    else:
+        with pytest.raises(
+            ConfigError, match=f"objective.name = mmd cannot go with model.prior = {prior}: .* use vamp"
+        ):
+            configuration.validate(make_config(choice))
+
+
 def test_each_refusal_says_what_to_do_and_is_in_the_docs():
     """docs/families.md lists all of them, and none that there is not."""
     refusals = configuration.combinations(configuration.default())

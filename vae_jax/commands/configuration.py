@@ -91,7 +91,8 @@ def combinations(config):
         (objective.density and not q.density_anywhere, Q, NAME, "q is known at its own draws only: use coupling"),
         (objective.factorizes and not q.factorizes, NAME, Q, "q must factorize: use --config.model.posterior=normal"),
         (objective.factorizes and not p.standard_normal, NAME, PRIOR, "p must factorize: use standard_normal"),
-        (objective.one_prior and (p.layered or p.conditional), NAME, PRIOR, "all z need one prior: use mixture, say"),
+        (objective.one_prior and (p.layered or p.conditional), NAME, PRIOR, "all z need one prior: use vamp, say"),
+        (objective.one_prior and not p.reparameterized, NAME, PRIOR, "its draws leave weights no gradient: use vamp"),
         (scheduled and not objective.scheduled, NAME, "objective.schedule", "it has no weight to move: use beta, say"),
     )
     return [Refusal(bool(holds), tuple(keys), why) for holds, *keys, why in rules]

@@ -78,7 +78,7 @@ class Objective(NamedTuple):
     surrogate: bool = False  # a gradient estimator, not to be differentiated twice
     bound: bool = True  # on log p(x), so q must have a density
     factorizes: bool = False  # q and p must be products over dimensions
-    one_prior: bool = False  # z is one array, and its prior the same for all examples
+    one_prior: bool = False  # z is one array, and draws of its prior, the same for all examples, carry its gradient
     least_samples: int = 1
 
     @property
@@ -89,7 +89,7 @@ class Objective(NamedTuple):
 OWN_KEYS = {
     "beta": Key(1.0, "weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc", at_least(0)),
     "reconstruction": Key(1.0, "beta: weight of the reconstruction; 0 leaves the KL alone", at_least(0)),
-    "capacity": Key(0.0, "capacity: nats of KL that are free of charge, and asked for", at_least(0)),
+    "capacity": Key(0.0, "capacity: nats of KL, a batch's mean, that are free of charge, and asked for", at_least(0)),
     "free": Key(0.0, "free_bits: nats of KL of each dimension that are free of charge", at_least(0)),
     "mmd": Key(10.0, "mmd: weight of the squared distance between aggregate posterior and prior", at_least(0)),
     "code": Key(0.0, "autoencoder: weight of |z|^2 / 2", at_least(0)),
@@ -107,7 +107,7 @@ def own(*names):
 OBJECTIVES = {
     "elbo": Objective(elbo),
     "beta": Objective(beta_elbo, own("beta", "reconstruction"), scheduled="beta"),
-    "capacity": Objective(capacity, own("beta", "capacity"), scheduled="capacity"),
+    "capacity": Objective(capacity, own("beta", "capacity"), scheduled="capacity", coupled=True),
     "free_bits": Objective(free_bits, own("free"), coupled=True),
     "beta_tc": Objective(beta_tc, own("beta"), scheduled="beta", density=True, coupled=True, factorizes=True),
     "mmd": Objective(mmd, own("beta", "mmd"), scheduled="beta", coupled=True, one_prior=True),

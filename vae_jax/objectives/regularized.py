@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions.basic import LOG_2PI, Normal, StandardNormal, kl_of_dimensions, std_from_log, typed
-from vae_jax.objectives.elbo import Elbo, elbo_fn, objective
+from vae_jax.objectives.elbo import Elbo, checked_log_prob, elbo_fn, objective
 
 
 @objective
@@ -52,13 +52,19 @@ def beta_elbo(
 
 
 @objective
-def capacity(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta: float = 1.0, capacity: float = 0.0):
-    """E_q log p(x|z) - beta |KL(q || p) - C|.
+def capacity(
+    key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=1.0, capacity=0.0, num_examples=None, gather=None
+):
+    """E_q log p(x|z) - beta |E_batch KL(q || p) - C|.
+
+    The mean over the batch couples its examples: their KLs may differ, as long as they are C together.
 
     Args:
         key, x, q, decode, prior, num_samples, kl: as in `elbo_fn`. The key is consumed.
-        beta: weight of the distance between the KL and C.
-        capacity: C, the KL to be reached, nats.
+        beta: weight of the distance between the mean KL and C.
+        capacity: C, the mean KL to be reached, nats.
+        num_examples: not used.
+        gather: brings `[b, ...]` of this device to `[B, ...]` of all devices; None for one device.
 
     Returns:
         The objective `[B]` and the terms of the bound, nats per example.
@@ -66,7 +72,7 @@ def capacity(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta: f
     Source: Burgess et al. (2018), eq. 8.
     """
     terms = elbo_fn(key, x, q, decode, prior, num_samples, kl=kl)
-    return terms.log_likelihood - beta * jnp.abs(terms.kl - capacity), terms
+    return terms.log_likelihood - beta * jnp.abs(gathered(gather, terms.kl).mean() - capacity), terms
 
 
 @objective
@@ -155,7 +161,8 @@ def mmd(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", beta=0.0, mm
         The objective `[B]` and the terms of the bound, nats per example.
 
     Raises:
-        ValueError: z is several arrays.
+        ValueError: z is several arrays; when it is differentiated with respect to the logits of a `NormalMixture`
+            prior, of which draws have no gradient.
 
     Source: Zhao et al. (2019), eq. 6.
     """
@@ -206,7 +213,7 @@ def autoencoder(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", code
     Source: Ghosh et al. (2020), eq. 6.
     """
     z = q.mean[None]
-    log_lik = decode(z).log_prob(x)
+    log_lik = checked_log_prob("decode(z)", decode(z), x, (1, len(q.mean)), 1)
     reconstruction = log_lik.mean(0)
     terms = Elbo(None, reconstruction, None, None, None, None, log_lik, z)  # pyright: ignore[reportArgumentType]
     return reconstruction - 0.5 * code * (q.mean**2).sum(-1), terms
