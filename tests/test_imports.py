@@ -44,7 +44,7 @@ OUTSIDE = {
     "ml_collections": {"config.py", "commands", "sweep.py", "runs/load.py"},
     "absl": {"commands", "main.py", "sweep.py"},
     "blackjax": {"evaluation/ais.py"},
-    "optax": {"models/inference.py", "training"},
+    "optax": {"models/fits.py", "training"},
     "rich": {"console.py"},
     "numpy": None,
     "jax": None,

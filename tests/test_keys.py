@@ -21,6 +21,7 @@ from vae_jax.distributions.gaussians import LowRankNormal
 from vae_jax.evaluation import ais, bounds, examples, gaps, generation, gradient_noise, latent_space
 from vae_jax.keys import TRAINING, Use, fold_each, prior_key, seed_keys, split_keys
 from vae_jax.models import inference
+from vae_jax.models.fits import by_optimizer
 from vae_jax.models.model import Model
 from vae_jax.objectives.regularized import elbo
 from vae_jax.parallel.devices import ONE_DEVICE
@@ -158,7 +159,7 @@ def training_draws(watch):
     model = MODEL._replace(closed_form_update=lambda new, old, gradient: new)
     corrupt = make_corruption(SimpleNamespace(input_noise=0.1, input_dropout=0.1))
     prepare = lambda keys, image: preprocess(keys, image, (0, 1), "dynamic")
-    table = step.TableUpdates(optax.sgd(1.0), lambda hyper, number: 1.0, inner_steps=2)
+    table = step.TableUpdates(by_optimizer(optax.sgd(1.0)), lambda hyper, number: (1.0, 1.0), inner_steps=2)
     init, order, noise = seed_keys(SEED)
     streams = {"init": watch.take(MODEL.start_q_params(jax.random.split(init, N)))}
     for epoch in range(2):

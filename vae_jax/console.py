@@ -12,6 +12,7 @@ from typing import cast
 from vae_jax.errors import UserError
 
 QUIET_SECONDS = 15  # between plain progress lines
+SHORT = 0.05  # nats; what a fit of q may fall short, or twice its standard error, before a warning
 RATE_SECONDS = 600  # over which the rate is taken; the first update, which compiled, never counts
 
 
@@ -114,9 +115,19 @@ def columns(rows, right=()):
 def table(summary):
     """The final numbers of a summary, a line each."""
     splits = summary["splits"].items()
-    return "\n".join(
-        columns([(split, name, number(entry)) for split, found in splits for name, entry in found.items()])
-    )
+    rows = [(split, name, number(entry)) for split, found in splits for name, entry in found.items()]
+    return "\n".join([*columns(rows), *warnings(summary["splits"])])
+
+
+def warnings(splits):
+    """A line for each split whose numbers rest on fits of q that are known to fall short."""
+    found = {split: numbers["fit_shortfall"] for split, numbers in splits.items() if "fit_shortfall" in numbers}
+    return [
+        f"warning: fits of q on {split} end at least {measured(short['value'], short['stderr'])} nats below the best: "
+        "raise fit.max_steps or fit.num_samples"
+        for split, short in found.items()
+        if short["value"] > max(SHORT, 2 * (short["stderr"] or 0))
+    ]
 
 
 def guarded(action, interrupted="interrupted"):

@@ -45,6 +45,11 @@ class Use(enum.IntEnum):
     EVAL_FIT = 203
     EVAL_FIT_START = 204
     EVAL_MEAN = 205
+    CHECK_START = 206  # of what fits of q fall short
+    CHECK_FIT_FROM_Q = 207
+    CHECK_FIT_FROM_START = 208
+    CHECK_JUDGE = 209
+    CHECK_REPORT = 210
     # of an example in --mode=gaps
     GAPS_START = 216
     GAPS_FIT_FROM_Q = 217

@@ -16,6 +16,7 @@ from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds
 from vae_jax.evaluation.examples import with_entries
 from vae_jax.keys import Use, example_keys, seed_keys
+from vae_jax.models.fits import by_optimizer
 from vae_jax.models.model import make_model
 from vae_jax.objectives import regularized
 from vae_jax.objectives.elbo import elbo_fn
@@ -24,7 +25,6 @@ from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import program as program_module
 from vae_jax.training import setup as setups
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_table_optimizer
 from vae_jax.training.program import make_program, make_run_steps
 
 NUM_EXAMPLES, BATCH, STREAMS = 70, 16, 8  # 70 = 8 * 8 + 6: streams of 8 and of 9
@@ -54,8 +54,11 @@ def hyper(seed=0):
     return {"order": order, "noise": noise, "objective": {}}
 
 
+ADAM = optax.adam(1.0)
+
+
 def table_updates(optimizer=None, rate=0.1, inner_steps=1):
-    return step.TableUpdates(optimizer or make_table_optimizer(), lambda hyper, step: rate, inner_steps)
+    return step.TableUpdates(by_optimizer(optimizer or ADAM), lambda hyper, step: (0.0, rate), inner_steps)
 
 
 def plain_table():
@@ -81,8 +84,8 @@ def compiled_step(inner_steps=1, plain=False):
 def start_state(kind="per_datapoint", plain=False, num_streams=1):
     """With one stream, row i is example i."""
     index = jnp.asarray(streams.example_index(NUM_EXAMPLES, num_streams))
-    table_optimizer = plain_table() if plain else make_table_optimizer()
-    init = partial(step.init_state, small_model(kind), optax.sgd(1.0), table_optimizer=table_optimizer)
+    ascent = by_optimizer(plain_table() if plain else ADAM)
+    init = partial(step.init_state, small_model(kind), optax.sgd(1.0), ascent=ascent)
     return jax.device_get(jax.jit(init)(jax.random.key(5), jnp.asarray(IMAGE), index=index))
 
 
@@ -167,7 +170,7 @@ def test_inner_steps_are_a_loop_over_the_rows():
 
     Updates 1 and 2 use fold_in(example's TRAIN_INNER key, number); the third shares its draw with the decoder's.
     """
-    state, model, optimizer, key = start_state(), small_model(), make_table_optimizer(), jax.random.key(1)
+    state, model, optimizer, key = start_state(), small_model(), ADAM, jax.random.key(1)
     batch = batch_of([3, 9, 11, 2])
     new, metrics = compiled_step(inner_steps=3)(key, hyper(), state, batch)
     keys = lambda use: example_keys(jax.random.fold_in(key, 0), batch["index"], use)

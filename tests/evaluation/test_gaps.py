@@ -260,7 +260,7 @@ def test_the_better_of_two_starts_is_taken_for_each_example():
     """A high mode at 3, a low one at -3. Untrained rows are at -3; of the inferred ones half are at 3, half too far."""
     params = {"centers": jnp.array([[3.0, 0], [-3.0, 0]]), "log_weights": jnp.log(jnp.array([0.9, 0.1])), "width": 0.3}
     model = make_toy(bumps, 2, constant_rows([-3.0, 0.0], -1.0))
-    near, far = np.tile([3.0, 0.0], (4, 1)), np.tile([100.0, 100.0], (4, 1))
+    near, far = np.tile([3.0, 0.0], (4, 1)), np.tile([5000.0, 5000.0], (4, 1))
     examples = make_examples(np.zeros((8, 1)), np.concatenate([near, far]), -np.ones((8, 2)))
     config = make_config(num_examples=8, elbo_samples=2000, num_samples=10)
     numbers, values = gaps.measure_gaps(model, params, examples, config)

@@ -25,7 +25,7 @@ from vae_jax.models.model import make_model, sample_prior
 from vae_jax.objectives.loss import OBJECTIVES, make_loss, make_objective, make_refine
 from vae_jax.parallel import devices
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
+from vae_jax.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -223,24 +223,18 @@ def train_evaluate_sample(config, key):
     objective = make_objective(config, NUM, devices.NO_AXIS)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
-    rows = step.TableUpdates(make_table_optimizer(), lambda hyper, step: 0.1, 2)
+    updates = step.TableUpdates(model.ascent, lambda hyper, step: (0.1, 0.1), 2)
     train_step = step.make_train_step(
         model,
         make_optimizer(config.optimizer),
         objective,
         learning_rate=lambda hyper, step: 0.01,
         refine=make_refine(config.objective),
-        table_updates=rows if inference.has_table(config) else None,
+        table_updates=updates if inference.has_table(config) else None,
     )
     weights = {name: jnp.float32(config.objective[name]) for name in OBJECTIVES[config.objective.name].weights}
     start = step.init_state(
-        model,
-        make_optimizer(config.optimizer),
-        key,
-        batch["image"],
-        batch.get("condition"),
-        index=np.arange(NUM),
-        table_optimizer=make_table_optimizer(),
+        model, make_optimizer(config.optimizer), key, batch["image"], batch.get("condition"), index=np.arange(NUM)
     )
     one = lambda state, _: train_step(key, {"objective": weights}, state, batch)
     state, metrics = jax.lax.scan(one, start, length=3)
@@ -250,7 +244,7 @@ def train_evaluate_sample(config, key):
 def measure(model, config, params, examples):
     """Numbers of the examples, with rows found as the config says; reconstructions, and samples and their means."""
     if inference.has_table(config):
-        examples["q_params"] = fit_chunk(model, params, examples, config.fit)
+        examples |= fit_chunk(model, params, examples, config.fit)
     else:
         examples["q_params"] = infer_q_params(model, params, examples)
     numbers = bounds.elbo_terms(model, params, examples, 2)

@@ -13,14 +13,13 @@ from jax.flatten_util import ravel_pytree
 from vae_jax.commands import configuration
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import examples
-from vae_jax.evaluation.examples import bound, with_q_params
-from vae_jax.keys import Use, example_keys, fold_each, split_keys
-from vae_jax.models.inference import INFERENCES, STARTS, clip_each, fit_q_params, refine
+from vae_jax.evaluation.examples import bound
+from vae_jax.keys import Use, example_keys, fold_each
+from vae_jax.models.inference import INFERENCES, STARTS, clip_each, refine
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives import regularized
 from vae_jax.objectives.elbo import elbo_fn
 from vae_jax.objectives.loss import make_loss
-from vae_jax.parallel import devices
 from vae_jax.training import step
 
 Z, DIM, SIGMA, NUM_EXAMPLES = 2, 4, 0.8, 8
@@ -108,13 +107,14 @@ def linear_training(kind, num_steps=2000):
     frozen = {"encoder": optax.adam(1.0), "decoder": optax.set_to_zero()}
     optimizer = optax.multi_transform(frozen, {"encoder": "encoder", "decoder": "decoder"})
     rate = lambda hyper, step: 0.03 * 0.5 * (1 + jnp.cos(jnp.pi * step / num_steps))
-    rows = step.TableUpdates(optax.adam(1.0), rate) if kind == "per_datapoint" else None
+    rates = lambda hyper, step: (0.1, rate(hyper, step))
+    updates = step.TableUpdates(model.ascent, rates) if kind == "per_datapoint" else None
     objective = partial(regularized.elbo, num_samples=16)
-    train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, table_updates=rows)
+    train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, table_updates=updates)
 
     def start(params):
         table = model.start_q_params(jax.random.split(jax.random.key(0), NUM_EXAMPLES))
-        local = step.Table(table, jax.vmap(optax.adam(1.0).init)(table)) if rows else ()
+        local = step.Table(table, model.ascent.init(table)) if updates else ()
         return step.State(jnp.int32(0), params, optimizer.init(params), (), local)
 
     @jax.jit
@@ -150,120 +150,11 @@ def test_every_way_finds_the_best_q(kind, world):
         np.testing.assert_array_equal(before, after)
 
 
-# ---- rows fitted to examples one by one, the decoder frozen
-
-
-@cache
-def fitting(num_samples=16, **changes):
-    """fit(params, x, start rows, keys) -> (rows, steps taken), compiled."""
-    model = linear_model("per_datapoint")
-    options = {"learning_rate": 0.05, "max_steps": 600, "window": 50, "patience": 3, **changes}
-
-    @jax.jit
-    def fit(params, x, start, keys):
-        bound = examples.bound(model, params, {}, num_samples)
-        return fit_q_params(lambda keys, rows: bound(keys, x, model.make_q(params, rows)), start, keys, **options)
-
-    return fit
+# ---- refinement
 
 
 def keys_of(count, seed):
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(count))
-
-
-@pytest.mark.parametrize("start", ["zeros", "prior", "far"])
-def test_fitted_rows_are_the_best_from_any_start(start, world):
-    """From N(0, I), from means drawn from the prior, and from a bad encoder's (means of 3): within 0.01 nats."""
-    keys = keys_of(NUM_EXAMPLES, 3)
-    far = lambda heads, keys: {"mean": jnp.full((len(keys), Z), 3.0), "log_std": jnp.full((len(keys), Z), -2.0)}
-    rows = {**STARTS, "far": far}[start](HEADS, keys)
-    fitted, steps = fitting()(linear_params(world), jnp.asarray(world.x, jnp.float32), rows, keys)
-    gap = world.elbo(world.best) - world.elbo(fitted)
-    assert gap.min() > -1e-5 and gap.max() < 0.01, gap
-    assert (steps % 50 == 0).all() and (steps >= 200).all() and (steps <= 600).all()
-
-
-def test_a_fit_does_not_see_its_companions():
-    """Each example fitted alone, and in a batch of 8: the same rows after the same number of steps."""
-    world, keys = make_world(rotated=True), keys_of(NUM_EXAMPLES, 3)
-    x, rows = jnp.asarray(world.x, jnp.float32), STARTS["prior"](HEADS, keys)
-    together, steps = fitting()(linear_params(world), x, rows, keys)
-    assert len(set(steps.tolist())) > 1, "examples of one batch stop at different times"
-    for i in (0, 5):
-        own = jax.tree.map(lambda column, i=i: column[i : i + 1], (x, rows, keys))
-        alone, steps_alone = fitting()(linear_params(world), *own)
-        assert steps_alone[0] == steps[i]
-        for name in HEADS:
-            np.testing.assert_allclose(alone[name][0], together[name][i], atol=1e-6)
-
-
-def test_examples_stop_each_on_its_own():
-    """value = -|row - target|^2: who starts at the target stops after 1 + patience windows, who is far away goes on.
-
-    At the target every gradient is 0 and no window after the first is better than it: 4 windows of 25 steps. At a
-    distance of 2 and a rate of 0.05 the way there takes 2 / 0.05 = 40 steps, so the second window is better.
-    """
-    target = jnp.array([[0.0], [2.0], [0.0]])
-    value = lambda keys, rows: -((rows["mean"] - target) ** 2).sum(-1)
-    start = {"mean": jnp.zeros((3, 1))}
-    options = {"learning_rate": 0.05, "window": 25, "patience": 3}
-    fitted, steps = fit_q_params(value, start, keys_of(3, 0), max_steps=1000, **options)
-    assert steps.tolist()[::2] == [100, 100] and 125 <= steps[1] < 1000
-    np.testing.assert_allclose(fitted["mean"], target, atol=1e-2)
-    np.testing.assert_array_equal(fitted["mean"][::2], 0)
-    _, steps = fit_q_params(value, start, keys_of(3, 0), max_steps=110, **options)
-    assert steps.tolist() == [100, 100, 100]
-
-
-@pytest.mark.parametrize("max_steps, taken", [(4, 4), (25, 20)])
-def test_few_steps_are_steps_all_the_same(max_steps, taken):
-    """A window longer than the whole fit is cut to it; steps beyond the last whole window are not taken."""
-    value = lambda keys, rows: -((rows["mean"] - 1) ** 2).sum(-1)
-    options = {"learning_rate": 0.1, "window": 10, "patience": 3}
-    fitted, steps = fit_q_params(value, {"mean": jnp.zeros((2, 1))}, keys_of(2, 0), max_steps=max_steps, **options)
-    assert steps.tolist() == [taken, taken]
-    assert (fitted["mean"] > 0.05).all()
-
-
-def test_the_average_of_the_last_window_is_the_answer():
-    """One window of two steps of Adam, worked by hand.
-
-    From 0 with value = row, the gradient is 1 at every step, and so is Adam's update. The cosine rates of 2 steps are
-    0.1 (1 + cos 0)/2 = 0.1 and 0.1 (1 + cos(pi/2))/2 = 0.05: iterates 0.1 and 0.15, whose average is 0.125.
-    """
-    value = lambda keys, rows: rows["mean"][:, 0]
-    start = {"mean": jnp.zeros((1, 1))}
-    fitted, _ = fit_q_params(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=2, window=2, patience=1)
-    np.testing.assert_allclose(fitted["mean"], 0.125, rtol=1e-5)
-
-
-def test_a_stale_window_calms_the_steps():
-    """Four windows of one step on a value that is always 0 but has the gradient 1, worked by hand.
-
-    Only the first window is better than what came before (nothing), so rates are 0.1 (1 + cos(pi k / 4))/2 * 0.3^stale
-    with stale = 0, 0, 1, 2: 0.1 + 0.0853553 + 0.05 * 0.3 + 0.0146447 * 0.09 = 0.2016733.
-    """
-    value = lambda keys, rows: rows["mean"][:, 0] - jax.lax.stop_gradient(rows["mean"][:, 0])
-    start = {"mean": jnp.zeros((1, 1))}
-    fitted, steps = fit_q_params(value, start, keys_of(1, 0), learning_rate=0.1, max_steps=4, window=1, patience=9)
-    assert steps.tolist() == [4]
-    np.testing.assert_allclose(fitted["mean"], 0.2016733, rtol=1e-5)
-
-
-def test_chunks_do_not_change_a_fit():
-    """`with_q_params` in chunks of 2 and of 5 examples (the last one filled up) gives the same q_params."""
-    world, model = make_world(rotated=False), linear_model("per_datapoint")._replace(has_encoder=False)
-    fit = configuration.validate(configuration.default()).fit
-    chunks = lambda size: SimpleNamespace(fit=fit, eval=SimpleNamespace(chunk_images=size * fit.num_samples))
-    examples = {"image": np.asarray(world.x, np.float32), "key": split_keys(0, "test", NUM_EXAMPLES)}
-    found = lambda size: with_q_params(model, linear_params(world), examples, chunks(size), devices.ONE_DEVICE)
-    two, five = found(2)["q_params"], found(5)["q_params"]
-    for name in HEADS:
-        np.testing.assert_allclose(two[name], five[name], atol=1e-6)
-    assert (world.elbo(world.best) - world.elbo(two)).max() < 0.01
-
-
-# ---- refinement
 
 
 def test_refinement_by_hand():

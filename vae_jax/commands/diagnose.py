@@ -141,7 +141,7 @@ def gap_table(numbers):
     compared = ", ".join(f"{spaced(name)} {value:.3f}" for name, value in log_px["bounds_compared"].items())
     chosen = f"  log p(x) is {spaced(log_px['method'])}, on the same examples the best of {compared}"
     note = "  a gap is measured on the examples that both of its terms were: the means above may differ by more"
-    return "\n".join([number_table(numbers), chosen, note])
+    return "\n".join([number_table(numbers), chosen, note, *console.warnings({"gaps": numbers})])
 
 
 def number_table(numbers):

@@ -6,10 +6,10 @@ Every number is in nats. A distribution speaks NumPyro's protocol, so either lib
     log_prob(value)              -> [*sample_shape, *batch]
     event_shape, has_rsample     where a library offers them; what they are is in `Distribution`
 
-Those of ours that serve as q add `sample_and_log_prob(key, sample_shape)`, whose log density comes from the draw
-itself, and accept one key per example (a key array `[B]`) where NumPyro takes a single key. All are pytrees whose
-parameters are leaves: `jax.lax.stop_gradient`, `jax.vmap` and `jax.tree.map` mean on a distribution what they mean on
-its parameters.
+Those of ours that serve as q add `sample_and_log_prob(key, sample_shape, antithetic=False)`, whose log density comes
+from the draw itself, and accept one key per example (a key array `[B]`) where NumPyro takes a single key. All are
+pytrees whose parameters are leaves: `jax.lax.stop_gradient`, `jax.vmap` and `jax.tree.map` mean on a distribution what
+they mean on its parameters.
 
 Finite parameters give finite values and gradients for |mean|, |logit| <= 1e4 and |log_std| <= 20; beyond that a value
 may reach +-inf, and none is ever NaN.
@@ -118,13 +118,14 @@ def typed(key: jax.Array) -> jax.Array:
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
-def standard_normal(key: jax.Array, sample_shape: Shape, shape: Shape) -> jax.Array:
+def standard_normal(key: jax.Array, sample_shape: Shape, shape: Shape, antithetic: bool = False) -> jax.Array:
     """eps ~ N(0, 1). With a key for each example, its noise depends on that key alone, not on the batch around it.
 
     Args:
         key: one key, or one for each example, `[B]` with B = shape[0]. The key is consumed.
         sample_shape: how many draws.
         shape: of one draw.
+        antithetic: the second half of sample_shape[0] draws is minus the first.
 
     Returns:
         eps `[*sample_shape, *shape]`.
@@ -132,6 +133,9 @@ def standard_normal(key: jax.Array, sample_shape: Shape, shape: Shape) -> jax.Ar
     Raises:
         ValueError: the number of keys is not shape[0].
     """
+    if antithetic:
+        half = standard_normal(key, (-(-sample_shape[0] // 2), *sample_shape[1:]), shape)
+        return jnp.concatenate([half, -half])[: sample_shape[0]]
     key = typed(key)
     if key.ndim == 0:
         return jax.random.normal(key, (*sample_shape, *shape))
@@ -347,10 +351,12 @@ class Normal:
         """Draws `[*sample_shape, ..., Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         log_std = jnp.broadcast_to(self.log_std, jnp.shape(self.mean))
-        eps = standard_normal(key, sample_shape, self.mean.shape)
+        eps = standard_normal(key, sample_shape, self.mean.shape, antithetic)
         log_prob = sum_event(-0.5 * (eps**2 + LOG_2PI) - log_std, self.event_ndims)
         return self.mean + std_from_log(log_std) * eps, log_prob
 

@@ -45,9 +45,11 @@ class CouplingFlow:
         """Draws `[*sample_shape, B, Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities, computed from the noise without an inverse. The key is consumed."""
-        return push(self, key, sample_shape, affine_step(self.scale_and_shift), self.layers())
+        return push(self, key, sample_shape, antithetic, affine_step(self.scale_and_shift), self.layers())
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log densities in nats, `[..., B, Z]` -> `[..., B]`: the inverse layers from the last to the first."""
@@ -97,13 +99,15 @@ class InverseAutoregressiveFlow:
         """Draws `[*sample_shape, B, Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         layers, inputs, width = self.weights["in"].shape
         into, out = autoregressive_masks(layers, inputs, width, self.mean.shape[-1])
         weights = {**self.weights, "in": into * self.weights["in"], "out": out * self.weights["out"]}
         step = affine_step(lambda layer, u: network(layer, u, self.context))
-        return push(self, key, sample_shape, step, weights)
+        return push(self, key, sample_shape, antithetic, step, weights)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Raises ValueError: the inverse at a given value would take Z passes one after the other."""
@@ -132,10 +136,12 @@ class PlanarFlow:
         """Draws `[*sample_shape, B, Z]` by one key or a key for each example. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         layers = {name: jnp.moveaxis(leaf, 1, 0) for name, leaf in self.weights.items()}
-        return push(self, key, sample_shape, planar_step, layers)
+        return push(self, key, sample_shape, antithetic, planar_step, layers)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Raises ValueError: a planar layer has no inverse in closed form."""
@@ -148,9 +154,9 @@ OWN_DRAWS_ONLY = (
 )
 
 
-def push(q, key, sample_shape, step, layers):
+def push(q, key, sample_shape, antithetic, step, layers):
     """Draws eps, applies the layers `step((u, log_det), layer)`, then q's scale and mean: (z, log q(z))."""
-    eps = standard_normal(key, sample_shape, q.mean.shape)
+    eps = standard_normal(key, sample_shape, q.mean.shape, antithetic)
     (u, log_det), _ = jax.lax.scan(step, (eps, jnp.zeros_like(eps[..., 0])), layers)
     return q.mean + std_from_log(q.log_std) * u, base_log_prob(eps, q.log_std) - log_det
 

@@ -45,9 +45,11 @@ class FullNormal:
         """Draws `[*sample_shape, B, Z]`. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
-        eps = standard_normal(key, sample_shape, self.mean.shape)
+        eps = standard_normal(key, sample_shape, self.mean.shape, antithetic)
         correlated = eps + jnp.einsum("...ij,...j->...i", jnp.tril(self.lower, -1), eps)
         return self.mean + std_from_log(self.log_std) * correlated, standard_log_prob(eps, self.log_std)
 
@@ -81,10 +83,12 @@ class LowRankNormal:
         """Draws `[*sample_shape, B, Z]`. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[jax.Array, jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities. The key is consumed."""
         *batch, width, rank = self.factor.shape
-        eps, eta = jnp.split(standard_normal(key, sample_shape, (*batch, width + rank)), [width], axis=-1)
+        eps, eta = jnp.split(standard_normal(key, sample_shape, (*batch, width + rank), antithetic), [width], axis=-1)
         whitened = eps + jnp.einsum("...ir,...r->...i", self.factor, eta)
         return self.mean + std_from_log(self.log_std) * whitened, self.whitened_log_prob(whitened)
 
@@ -216,14 +220,16 @@ class TwoLayerPosterior:
         """Draws `[*sample_shape, B, ...]` of both layers. The key is consumed."""
         return self.sample_and_log_prob(key, sample_shape)[0]
 
-    def sample_and_log_prob(self, key: jax.Array, sample_shape: Shape = ()) -> tuple[dict[str, jax.Array], jax.Array]:
+    def sample_and_log_prob(
+        self, key: jax.Array, sample_shape: Shape = (), antithetic: bool = False
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Draws of both layers and their log densities. The key is consumed."""
         key = typed(key)
         low_key, high_key = (jax.vmap(jax.random.split, out_axes=1) if key.ndim else jax.random.split)(key)
-        z1, log_q1 = self.lower.sample_and_log_prob(low_key, sample_shape)
+        z1, log_q1 = self.lower.sample_and_log_prob(low_key, sample_shape, antithetic)
         upper = self.upper(z1)
         # with a key for each example: the noise of an example may not depend on the others
-        eps = standard_normal(high_key, sample_shape, upper.mean.shape[len(sample_shape) :])
+        eps = standard_normal(high_key, sample_shape, upper.mean.shape[len(sample_shape) :], antithetic)
         log_q2 = standard_log_prob(eps, upper.log_std)
         return {"z1": z1, "z2": upper.mean + std_from_log(upper.log_std) * eps}, log_q1 + log_q2
 

@@ -12,7 +12,7 @@ from vae_jax.data import order as streams
 from vae_jax.distributions.basic import Normal, density_anywhere, has_density
 from vae_jax.distributions.gaussians import Dirac, FullNormal, LowRankNormal
 from vae_jax.keys import Use, fold_each, split_keys
-from vae_jax.models.inference import fit_q_params
+from vae_jax.models.fits import fit_q_params
 from vae_jax.models.model import Model
 from vae_jax.objectives.elbo import draw, elbo_fn, score
 from vae_jax.parallel.devices import ONE_DEVICE, Spread, fetch
@@ -59,14 +59,15 @@ def with_q_params(model: Model, params: Any, examples: dict, config: Any, spread
         spread: over which devices a chunk of examples is divided.
 
     Returns:
-        The examples with 'q_params', a dict of arrays `[N, ...]`.
+        The examples with 'q_params', a dict of arrays `[N, ...]`; where these are fitted with 'stopped' `[N]`, whether
+        the fit of an example ended before its last step.
     """
     if model.has_encoder:
-        find, size = partial(infer_q_params, model, params), config.eval.chunk_images
+        find, size = lambda chunk: {"q_params": infer_q_params(model, params, chunk)}, config.eval.chunk_images
     else:
         find = lambda chunk: fit_chunk(model, params, chunk, config.fit)
         size = max(1, config.eval.chunk_images // config.fit.num_samples)
-    return {**examples, "q_params": in_chunks(find, examples, size, spread)}
+    return {**examples, **in_chunks(find, examples, size, spread)}
 
 
 def with_entries(examples: dict, table: Any, num_examples: int, num_streams: int) -> dict:
@@ -159,25 +160,27 @@ def infer_q_params(model, params, chunk):
 
 @partial(jax.jit, static_argnums=(0, 3))
 def fit_chunk(model, params, chunk, fit):
-    """q_params fitted from the start of an untrained table; `fit` is config.fit."""
+    """`fit_from` the start of an untrained table; `fit` is config.fit."""
     start = model.start_q_params(fold_each(chunk["key"], Use.EVAL_FIT_START))
     return fit_from(model, params, {**chunk, "q_params": start, "key": fold_each(chunk["key"], Use.EVAL_FIT)}, fit)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def fit_from(model, params, chunk, fit):
-    """The q_params that ascend each example's bound from chunk["q_params"], params frozen; `fit`: config.fit."""
-    value_of = bound(model, params, chunk, fit.num_samples, stop_q=True)
+    """The q_params that ascend each example's bound from chunk["q_params"], params frozen, and which examples stopped
+    before the last step: {'q_params': [B, ...], 'stopped': [B]}; `fit`: config.fit."""
+    value_of = bound(model, params, chunk, fit.num_samples, fitting=True)
     value = lambda keys, q_params: value_of(keys, chunk["image"], model.make_q(params, q_params))
-    options = {name: fit[name] for name in ("learning_rate", "max_steps", "window", "patience")}
-    return fit_q_params(value, chunk["q_params"], chunk["key"], **options)[0]
+    options = {name: fit[name] for name in ("natural_rate", "learning_rate", "max_steps", "window", "patience")}
+    fitted = fit_q_params(value, chunk["q_params"], chunk["key"], model.ascent, **options)
+    return {"q_params": fitted.average, "stopped": fitted.stale >= fit.patience}
 
 
-def bound(model, params, chunk, num_samples=1, stop_q=False):
+def bound(model, params, chunk, num_samples=1, fitting=False):
     """(keys [B], x, q) -> ELBO [B] under the model, for inference to ascend; of an autoencoder the reconstruction.
 
-    With `stop_q` q's parameters are stopped in log q, for fits: at the optimum the gradient has no noise. Sticking the
-    landing, Roeder et al. (2017). A flow whose density is known at its own draws only goes without.
+    For a fit draws come in pairs, and q's parameters are stopped in log q: where q is p(z|x) the gradient has no noise.
+    Sticking the landing, Roeder et al. (2017). A flow whose density is known at its own draws only goes without.
     """
     condition = chunk.get("condition")
     decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
@@ -185,9 +188,10 @@ def bound(model, params, chunk, num_samples=1, stop_q=False):
     def value(keys, x, q):
         if not has_density(q):
             return decode(q.mean[None]).log_prob(x)[0]
-        if stop_q and density_anywhere(q):
-            return score(x, *draw(keys, q, num_samples, stop="q"), decode, prior).elbo
-        return elbo_fn(keys, x, q, decode, prior, num_samples).elbo
+        if not fitting:
+            return elbo_fn(keys, x, q, decode, prior, num_samples).elbo
+        stop = "q" if density_anywhere(q) else None
+        return score(x, *draw(keys, q, num_samples, stop, antithetic=True), decode, prior).elbo
 
     return value
 

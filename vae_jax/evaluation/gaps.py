@@ -24,9 +24,11 @@ import numpy as np
 from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.flows import CouplingFlow, init_coupling
 from vae_jax.evaluation import ais, pareto
-from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE, elbo_terms, importance_log_px
-from vae_jax.evaluation.examples import fit_from, in_chunks, summarize
+from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE, importance_log_px
+from vae_jax.evaluation.examples import fit_from, summarize
+from vae_jax.evaluation.shortfall import best_of, make_runner, mean_log_weight, shortfall_numbers, start_table
 from vae_jax.keys import Use, fold_each
+from vae_jax.models.fits import natural
 from vae_jax.models.model import sample_prior
 from vae_jax.parallel.devices import ONE_DEVICE
 
@@ -71,66 +73,24 @@ def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=la
     if config.ais.num_simulated:
         values |= bidirectional(run, first(examples, config.ais.num_simulated), config)
     values, compared = with_gaps(values)
-    return summarize_all(values, compared, config), values
-
-
-def make_runner(model, params, chunk_images, spread, progress):
-    """run(title, use, function, examples, *options, images): function(model, params, chunk, *options) over chunks.
-
-    use: of the examples' keys, which are folded for it. images: decoded at once for an example; a chunk decodes at most
-    `chunk_images`.
-    """
-
-    def run(title, use, function, examples, *options, images=1):
-        def call(chunk):
-            chunk = chunk if use is None else {**chunk, "key": fold_each(chunk["key"], use)}
-            return function(model, params, chunk, *options)
-
-        total = len(examples["key"])
-        done = lambda done: progress(title, done, total)
-        return in_chunks(call, examples, max(1, chunk_images // images), spread, done)
-
-    return run
+    return summarize_all(values, compared, config) | shortfall_numbers(run, star, config.fit), values
 
 
 def first(examples, count):
     return jax.tree.map(lambda array: array[:count], examples)
 
 
-def elbo(run, title, use, examples, config):
-    """L of each example's q_params `[N]`, on the noise that `use` names."""
-    return run(title, use, elbo_terms, examples, config.elbo_samples)["elbo"]
-
-
-def best_of(run, title, use, candidates, config):
-    """Of several versions of the examples the one with the better L for each, and its number `[N]`."""
-    scores = np.stack([elbo(run, title, use, candidate, config) for candidate in candidates])
-    best = scores.argmax(0)
-    choose = lambda *q_params: np.stack(q_params)[best, np.arange(len(best))]
-    q_params = jax.tree.map(choose, *(candidate["q_params"] for candidate in candidates))
-    return {**candidates[0], "q_params": q_params}, best
-
-
 def own_family(run, examples, config):
     """The examples with the q_params of q*, and L of q and q*."""
     start = {**examples, "q_params": run("starts", Use.GAPS_START, start_table, examples)}
-    fit = lambda title, use, given: {
-        **given,
-        "q_params": run(title, use, fit_from, given, config.fit, images=config.fit.num_samples),
-    }
+    images = config.fit.num_samples
+    fit = lambda title, use, given: {**given, **run(title, use, fit_from, given, config.fit, images=images)}
     fitted = [fit("q* from q", Use.GAPS_FIT_FROM_Q, examples), fit("q* from the start", Use.GAPS_FIT_FROM_START, start)]
-    star, best = best_of(run, "judging q*", Use.GAPS_JUDGE, [examples, *fitted], config)
-    values = {
-        "elbo_q": elbo(run, "L[q]", Use.GAPS_REPORT, examples, config),
-        "elbo_q_star": elbo(run, "L[q*]", Use.GAPS_REPORT, star, config),
-        "q_star_start": best,
-    }
-    return star, values
-
-
-def start_table(model, params, chunk):
-    """The q_params of an untrained table."""
-    return model.start_q_params(chunk["key"])
+    star, best = best_of(run, "judging q*", Use.GAPS_JUDGE, [examples, *fitted], config.elbo_samples)
+    elbo = lambda title, given: mean_log_weight(run, title, Use.GAPS_REPORT, given, config.elbo_samples)
+    values = {"elbo_q": elbo("L[q]", examples), "elbo_q_star": elbo("L[q*]", star), "q_star_start": best}
+    stopped = np.stack([np.ones_like(best, bool), *(each["stopped"] for each in fitted)])
+    return {**star, "stopped": stopped[best, np.arange(len(best))]}, values
 
 
 def flow_family(run, flow_run, star, config):
@@ -138,14 +98,14 @@ def flow_family(run, flow_run, star, config):
     star = {**star, "q_params": run("flow: start", Use.GAPS_FLOW_START, start_flow, star, config.flow)}
     images = config.flow.num_samples
     fitted = flow_run("flow q*", Use.GAPS_FLOW_FIT, fit_from, star, config.flow, images=images)
-    candidates = [star, {**star, "q_params": fitted}]
-    star, _ = best_of(flow_run, "judging flow q*", Use.GAPS_FLOW_JUDGE, candidates, config)
-    return {"elbo_q_star_flow": elbo(flow_run, "L[q* flow]", Use.GAPS_REPORT, star, config)}
+    draws, candidates = config.elbo_samples, [star, {**star, **fitted}]
+    star, _ = best_of(flow_run, "judging flow q*", Use.GAPS_FLOW_JUDGE, candidates, draws)
+    return {"elbo_q_star_flow": mean_log_weight(flow_run, "L[q* flow]", Use.GAPS_REPORT, star, draws)}
 
 
 def with_flow(model):
     """The model with a coupling flow of each example's own for its q."""
-    return model._replace(make_q=make_flow, density_anywhere=True)
+    return model._replace(make_q=make_flow, density_anywhere=True, ascent=natural())
 
 
 def make_flow(params, q_params):
@@ -182,7 +142,7 @@ def bidirectional(run, examples, config):
     if "q" in config.ais.starts:
         simulated["q_params"] = run("starts of simulated data", Use.GAPS_SIMULATED_START, start_table, simulated)
         title, use, draws = "q* of simulated data", Use.GAPS_SIMULATED_FIT, config.fit.num_samples
-        simulated["q_params"] = run(title, use, fit_from, simulated, config.fit, images=draws)
+        simulated |= run(title, use, fit_from, simulated, config.fit, images=draws)
     values = {}
     for start in config.ais.starts:
         title, use = f"BDMC from {start}", Use.GAPS_SIMULATED_ANNEAL

@@ -9,6 +9,7 @@ from vae_jax.evaluation import latent_space
 from vae_jax.evaluation.bounds import bound_numbers, likelihood_numbers
 from vae_jax.evaluation.examples import entry, summarize
 from vae_jax.evaluation.generation import squared_error
+from vae_jax.evaluation.shortfall import make_runner, shortfall_numbers
 from vae_jax.models.model import Model
 from vae_jax.parallel.devices import ONE_DEVICE, Spread
 
@@ -56,7 +57,9 @@ def name_units(numbers: dict, model: Model, examples: dict, config: Any) -> dict
     named = {}
     for name, number in numbers.items():
         unit, comma, rest = number["unit"].partition(",")
-        nats = "nats" + ("" if name == "kl" or "gap" in name else after)  # those are divergences of densities of z
+        nats = "nats" + (
+            "" if name in ("kl", "fit_shortfall") or "gap" in name else after
+        )  # those are divergences over z
         units = {"nats": nats + given, "bits/dim": f"{before}bits/dim{after}{given}"}
         name = name.replace("nll", "cross_entropy") if after and not model.rounds else name
         named[name] = {**number, "unit": units.get(unit, unit) + comma + rest}
@@ -101,6 +104,9 @@ def measure_all(
         progress = console.Progress(title, len(examples["index"])) if shown else console.SILENT
         numbers |= likelihood_numbers(*rest, lambda done: progress.update(done, f"{done:,} examples"))
         progress.close()
+    if model.has_density and "stopped" in examples:
+        run = make_runner(model, params, config.eval.chunk_images, spread)
+        numbers |= shortfall_numbers(run, examples, config.fit)
     numbers["squared_error"] = summarize(squared_error(*rest), "per element")
     layers = examples["mean"] if isinstance(examples["mean"], dict) else {"": examples["mean"]}
     for layer, mean in layers.items():

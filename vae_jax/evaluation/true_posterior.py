@@ -102,7 +102,7 @@ def three_ways(model, params, examples, inference, fit):
         value, encoded, keys, inference.steps, inference.step_size, inference.momentum, inference.clip_norm
     )
     start = {**examples, "q_params": encoded, "key": fold_each(examples["key"], Use.CONTOUR_FIT)}
-    optimal = fit_from(model, params, start, fit)
+    optimal = fit_from(model, params, start, fit)["q_params"]
     return {"amortized": encoded, "semi-amortized": refined, "optimal": optimal}
 
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from vae_jax.config import FRACTION, NO_KEYS, Key, at_least, keys_of, one_of
 from vae_jax.keys import fold_each
+from vae_jax.models.fits import along
 
 
 def amortized(encode, make_q, config):
@@ -68,7 +68,13 @@ class Inference(NamedTuple):
 
 
 TABLE_KEYS = {
-    "learning_rate": Key(1e-2, "per_datapoint: Adam on the entries of the table", at_least(0)),
+    "ascent": Key(
+        "natural",
+        "per_datapoint: of the entries of the table; natural gradients of Gaussians, or adam for all",
+        one_of(("natural", "adam")),
+    ),
+    "natural_rate": Key(0.1, "per_datapoint: of natural gradients", FRACTION),
+    "learning_rate": Key(1e-2, "per_datapoint: of Adam", at_least(0)),
     "inner_steps": Key(1, "per_datapoint: updates of the batch's entries for each of the decoder", at_least(1)),
     "start": Key(
         "zeros",
@@ -134,93 +140,6 @@ def clip_each(gradient, norm):
     square = sum((leaf**2).reshape(len(leaf), -1).sum(-1) for leaf in jax.tree.leaves(gradient))
     scale = norm / jnp.sqrt(jnp.maximum(square, norm**2))
     return jax.tree.map(lambda leaf: along(scale, leaf) * leaf, gradient)
-
-
-def along(values, leaf):
-    """`[B]` in the shape of a leaf `[B, ...]`."""
-    return values.reshape(-1, *[1] * (leaf.ndim - 1))
-
-
-class Fit(NamedTuple):
-    """What `fit_q_params` carries for each example."""
-
-    q_params: Any  # [B, ...] the iterate
-    opt_state: Any
-    average: Any  # [B, ...] the average iterate of the latest window
-    best: jax.Array  # [B] the best mean value over a window so far
-    stale: jax.Array  # [B] windows that were no better than that
-    steps: jax.Array  # [B] steps taken
-
-
-PLATEAU_DECAY = (
-    0.3  # what is left of an example's learning rate after a window that was no better than the best before it
-)
-
-
-def fit_q_params(
-    value: Callable, q_params: Any, keys: jax.Array, *, learning_rate: float, max_steps: int, window: int, patience: int
-) -> tuple[Any, jax.Array]:
-    """Fits the q_params of each example on its own, all together, the decoder frozen.
-
-    Adam, its rate a cosine over `max_steps`, which are cut to whole windows. When the mean value over a window is not
-    an example's best, the noise lets it come no further at this rate: its rate is multiplied by
-    PLATEAU_DECAY, and after `patience` such windows it stops; the program ends when all have. The answer is the average
-    iterate of its last window, not of the best one, which near the optimum is the luckiest.
-
-    Args:
-        value: (keys `[B]`, q_params) -> what is ascended `[B]`, nats.
-        q_params: where it begins, `[B, ...]`.
-        keys: `[B]`; they are consumed. Step k uses fold_in(key, k).
-        learning_rate: of Adam, at its highest.
-        max_steps: at most so many.
-        window: steps whose iterates are averaged.
-        patience: windows without a better one after which an example stops.
-
-    Returns:
-        The fitted q_params, and the steps that each example took `[B]`.
-    """
-    window = min(window, max_steps)
-    max_steps -= max_steps % window
-    optimizer = optax.adam(1.0)
-    ascent = jax.value_and_grad(
-        lambda q_params, keys: (lambda each: (each.sum(), each))(value(keys, q_params)), has_aux=True
-    )
-
-    def one(carry, k):
-        fit, params_sum, value_sum = carry
-        (_, each), gradient = ascent(fit.q_params, fold_each(keys, k))
-        rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * k / max_steps)) * PLATEAU_DECAY**fit.stale
-        descent = jax.tree.map(jnp.negative, gradient)
-        updates, opt_state = jax.vmap(optimizer.update)(descent, fit.opt_state, fit.q_params)
-        q_params = jax.tree.map(lambda r, u: r + along(rate, u) * u, fit.q_params, updates)
-        return (
-            fit._replace(q_params=q_params, opt_state=opt_state),
-            jax.tree.map(jnp.add, params_sum, q_params),
-            value_sum + each,
-        ), None
-
-    def one_window(carry):
-        number, fit = carry
-        start = (fit, jax.tree.map(jnp.zeros_like, fit.q_params), jnp.zeros_like(fit.best))
-        steps = number * window + jnp.arange(window)
-        (new, params_sum, value_sum), _ = jax.lax.scan(one, start, steps)
-        active, better = fit.stale < patience, value_sum / window > fit.best
-        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(along(active, a), a, b), new, old)
-        return number + 1, Fit(
-            q_params=choose(new.q_params, fit.q_params),
-            opt_state=choose(new.opt_state, fit.opt_state),
-            average=choose(jax.tree.map(lambda total: total / window, params_sum), fit.average),
-            best=jnp.where(active & better, value_sum / window, fit.best),
-            stale=fit.stale + (active & ~better),
-            steps=fit.steps + window * active,
-        )
-
-    count = len(jax.tree.leaves(q_params)[0])
-    none = jnp.zeros(count, jnp.int32)
-    fit = Fit(q_params, jax.vmap(optimizer.init)(q_params), q_params, jnp.full(count, -jnp.inf), none, none)
-    unfinished = lambda carry: (carry[0] < max_steps // window) & (carry[1].stale < patience).any()
-    _, fit = jax.lax.while_loop(unfinished, one_window, (0, fit))
-    return fit.average, fit.steps
 
 
 SMALL = 0.1  # what bends a Gaussian does not begin at 0: there its gradient may vanish

@@ -11,6 +11,7 @@ from vae_jax.config import WIDTHS, Key, at_least, choose, keys_of, one_of
 from vae_jax.errors import ConfigError
 from vae_jax.models import networks
 from vae_jax.models.families import LIKELIHOODS, POSTERIORS, PRIORS
+from vae_jax.models.fits import Ascent, natural
 from vae_jax.models.inference import INFERENCES, STARTS, zero_q_params
 
 
@@ -31,6 +32,7 @@ class Model(NamedTuple):
     has_density: bool = True  # whether q has a density; without one there is no bound, no KL and no NLL
     density_anywhere: bool = True  # whether q's density is known at any z, not at its own draws only
     layered: bool = False  # whether z is a dict of arrays, one for each layer
+    ascent: Ascent = natural()  # how q_params are fitted to an example
     has_encoder: bool = True  # whether q of a new x comes from an encoder; otherwise it is fitted
     conditional: bool = False  # whether the prior is one for each condition, with a batch shape [B]
     standard_normal: bool = False  # whether the prior is N(0, I)
@@ -106,13 +108,16 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
         decode=decode,
         prior=make_prior,
         latent_dim=config.model.latent_dim,
-        **{name: getattr(posterior, name) for name in ("has_density", "density_anywhere", "layered")},
+        **{name: getattr(posterior, name) for name in SHARED},
         **{name: getattr(likelihood, name) for name in ("levels", "rounds")},
         has_encoder=not inference.has_table,
         conditional=prior.conditional,
         standard_normal=prior.standard_normal,
         closed_form_update=partial(closed_form_update, likelihood),
     )
+
+
+SHARED = ("has_density", "density_anywhere", "layered", "ascent")  # of a model and its posterior
 
 
 def closed_form_update(likelihood, params, old, gradient):

@@ -89,7 +89,9 @@ def resolve_kl(kl: KL, q, prior, z) -> jax.Array | None:
     return formula(q, standard_normal_like(z) if prior is None else prior)
 
 
-def draw(key: jax.Array, q: Distribution, num_samples: int, stop: str | None = None) -> tuple[Any, jax.Array]:
+def draw(
+    key: jax.Array, q: Distribution, num_samples: int, stop: str | None = None, antithetic: bool = False
+) -> tuple[Any, jax.Array]:
     """K = num_samples draws z ~ q and log q(z), with the gradient that an estimator needs.
 
     Args:
@@ -98,6 +100,7 @@ def draw(key: jax.Array, q: Distribution, num_samples: int, stop: str | None = N
         num_samples: K.
         stop: None: gradients flow through z and through q's parameters in log q. 'q': through z alone (sticking the
             landing, DReG). 'z': through the parameters alone, the score d log q / d parameters (TVO).
+        antithetic: where q can, draws in pairs from eps and -eps: the gradient by a mean has less noise.
 
     Returns:
         z `[K, B, ...]`, an array or a pytree of arrays, and log_q `[K, B]` in nats.
@@ -115,22 +118,23 @@ def draw(key: jax.Array, q: Distribution, num_samples: int, stop: str | None = N
         raise ValueError(f"num_samples = {num_samples}: expected K >= 1 draws of z")
     if stop == "z":
         fixed = q if jax.tree_util.all_leaves([q]) else jax.lax.stop_gradient(q)  # its draws may refuse a gradient
-        z = jax.lax.stop_gradient(_draw_with_log_prob(typed(key), fixed, num_samples)[0])
+        z = jax.lax.stop_gradient(_draw_with_log_prob(typed(key), fixed, num_samples, antithetic)[0])
         return z, q.log_prob(z)
-    z, log_q = _refuse_partial_gradient(q, *_draw_with_log_prob(typed(key), q, num_samples))
+    z, log_q = _refuse_partial_gradient(q, *_draw_with_log_prob(typed(key), q, num_samples, antithetic))
     if stop is None:
         return z, log_q
     _refuse_hidden_parameters(q, z)
     return z, jax.lax.stop_gradient(q).log_prob(z)
 
 
-def _draw_with_log_prob(key, q: Any, num_samples):
+def _draw_with_log_prob(key, q: Any, num_samples, antithetic):
     """Uses the log density that comes with the draw wherever q offers one: a flow need never be inverted."""
     one_key = key[0] if key.ndim else key  # a foreign q takes one for the whole batch
     if hasattr(q, "sample_and_log_prob"):
-        if "seed" in inspect.signature(q.sample_and_log_prob).parameters:  # Distrax's
+        arguments = inspect.signature(q.sample_and_log_prob).parameters
+        if "seed" in arguments:  # Distrax's
             return q.sample_and_log_prob(seed=one_key, sample_shape=(num_samples,))
-        return q.sample_and_log_prob(key, (num_samples,))  # ours
+        return q.sample_and_log_prob(key, (num_samples,), *([antithetic] if "antithetic" in arguments else []))  # ours
     if hasattr(q, "sample_with_intermediates"):  # NumPyro's transformed distributions
         z, intermediates = q.sample_with_intermediates(one_key, (num_samples,))
         return z, q.log_prob(z, intermediates) if intermediates else q.log_prob(z)

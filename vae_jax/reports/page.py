@@ -47,7 +47,9 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
     environment = directory.read_environment(root)
     command = f"<pre>{escape(environment['command'])}</pre>" if environment.get("command") else ""
     hints = {
-        "Numbers": note("The latest of each, as logged in metrics.jsonl.") if not complete else "",
+        "Numbers": note("The latest of each, as logged in metrics.jsonl.")
+        if not complete
+        else "".join(map(note, map(escape, console.warnings(splits)))),
         "Configuration": note("Marked: what differs from the default, with the default beside it.") if changed else "",
         "Environment": command,
     }

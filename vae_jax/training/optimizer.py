@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.config import FRACTION, SHARE, Key, at_least, one_of
+from vae_jax.models.fits import by_optimizer
 
 
 def matrices(params):
@@ -62,9 +63,9 @@ SCHEDULES = {
 }
 
 
-def make_table_optimizer():
-    """Adam at learning rate 1 for one entry of a table; `jax.vmap` of it keeps a state, and a count, for each entry."""
-    return optax.adam(1.0)
+def make_table_ascent(config, model):
+    """How the entries of a table climb: `config` (config.inference).ascent."""
+    return model.ascent if config.ascent == "natural" else by_optimizer(optax.adam(1.0))
 
 
 def make_optimizer(config):

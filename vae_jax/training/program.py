@@ -13,7 +13,7 @@ from vae_jax.keys import seed_keys
 from vae_jax.models.model import make_model
 from vae_jax.objectives.loss import make_objective, make_refine, make_weights
 from vae_jax.parallel import devices
-from vae_jax.training.optimizer import make_learning_rate, make_optimizer, make_table_optimizer
+from vae_jax.training.optimizer import make_learning_rate, make_optimizer
 from vae_jax.training.step import MEMBERS_SPECS, STATE_SPECS, TableUpdates, make_train_step
 
 SHARE = 0.5  # of the devices' free memory that training data may take
@@ -101,8 +101,11 @@ def make_run_members(train_step, num_steps, batch_size, num_examples, num_stream
 def setup_step(setup, axis):
     """The training step of a setup, see `step.make_train_step`."""
     config, num_steps = setup.config, setup.num_steps
-    table_rate = make_learning_rate(config.optimizer, num_steps, "table_learning_rate")
-    updates = TableUpdates(make_table_optimizer(), table_rate, config.inference.inner_steps)
+    adam_rate = make_learning_rate(config.optimizer, num_steps, "table_learning_rate")
+    # 1 / (number + 1 / rate): the updates of a visit are averaged with what the entry was before
+    natural_rate = lambda hyper, number: 1 / (number + 1 / hyper["table_natural_rate"])
+    rates = lambda hyper, step, number: (natural_rate(hyper, number), adam_rate(hyper, step))
+    updates = None if setup.model.has_encoder else TableUpdates(setup.ascent, rates, config.inference.inner_steps)
     rounded = config.train.precision != "float32"
     return make_train_step(
         make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
@@ -114,7 +117,7 @@ def setup_step(setup, axis):
         prepare=setup.prepare,
         corrupt=make_corruption(config.inference),
         ema=config.optimizer.ema,
-        table_updates=None if setup.model.has_encoder else updates,
+        table_updates=updates,
         axis=axis,
     )
 

@@ -17,7 +17,7 @@ from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, load
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
+from vae_jax.training.optimizer import make_optimizer, make_table_ascent
 
 CODES = 10_000  # training images of which an autoencoder's codes are taken
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
@@ -50,6 +50,11 @@ class Setup(NamedTuple):
     def window(self):
         """The steps of one compiled call, and of one record of training."""
         return self.config.train.log_every or self.epoch_steps
+
+    @property
+    def ascent(self):
+        """How the entries of a table climb."""
+        return make_table_ascent(self.config.inference, self.model)
 
     @property
     def spread(self):
@@ -96,6 +101,7 @@ def preparation(config, info):
 # name of a hyperparameter -> the key that it is
 SCALARS = {
     "learning_rate": "optimizer.learning_rate",
+    "table_natural_rate": "inference.natural_rate",
     "table_learning_rate": "inference.learning_rate",
     "warmup_steps": "optimizer.warmup_steps",
     "schedule_epochs": "objective.schedule_epochs",
@@ -118,7 +124,7 @@ def make_init(setup):
     config, split = setup.config, setup.dataset.train
     image = split.image[:: max(1, len(split.image) // INIT_EXAMPLES)]
     condition = None if split.condition is None else split.condition[:1]
-    options = {"with_ema": config.optimizer.ema > 0, "table_optimizer": make_table_optimizer()}
+    options = {"with_ema": config.optimizer.ema > 0, "ascent": setup.ascent}
 
     def init(key, image, index):
         x_init = preprocess.preprocess(None, image, setup.dataset.info.value_range, "none")
@@ -172,7 +178,7 @@ def encoded_table(setup):
     q_params = in_chunks(jax.jit(encode), examples, setup.config.eval.chunk_images, setup.spread)
     q_params = jax.tree.map(lambda column: streams.to_slots(column, num_streams(setup.config)), q_params)
     q_params = devices.put_split(setup.mesh, q_params)
-    init = jax.jit(jax.vmap(make_table_optimizer().init), out_shardings=devices.split(setup.mesh))
+    init = jax.jit(setup.ascent.init, out_shardings=devices.split(setup.mesh))
     return step.Table(q_params, init(q_params))
 
 

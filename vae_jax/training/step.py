@@ -14,6 +14,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from vae_jax.keys import TRAINING, Use, example_keys, fold_each
+from vae_jax.models.fits import Ascent
 from vae_jax.objectives.loss import make_loss
 from vae_jax.parallel import devices
 from vae_jax.parallel.devices import NO_AXIS
@@ -23,7 +24,7 @@ class Table(NamedTuple):
     """The table of per-datapoint inference: q_params and an optimizer state for each example, stream-major."""
 
     q_params: Any  # {name: [S * L, ...]}
-    opt_state: Any  # leaves [S * L, ...]: each example has its own count
+    opt_state: Any  # of the ascent, leaves [S * L, ...]: each example has its own count
 
 
 class State(NamedTuple):
@@ -43,8 +44,8 @@ MEMBERS_SPECS = State(P(), *[P(devices.AXIS)] * 4)  # of many, each on one devic
 class TableUpdates(NamedTuple):
     """How the entries of a table are updated beside the parameters."""
 
-    optimizer: Any
-    learning_rate: Callable  # (hyper, step) -> rate
+    ascent: Ascent
+    rates: Callable  # (hyper, step, number of the update in a visit) -> (rate of natural gradients, rate of Adam)
     inner_steps: int = 1  # updates of the batch's entries for each update of the parameters
 
 
@@ -57,7 +58,7 @@ def init_state(
     *,
     with_ema: bool = False,
     index: Any = None,
-    table_optimizer: Any = None,
+    ascent: Ascent | None = None,
 ) -> State:
     """The state before the first step.
 
@@ -69,7 +70,7 @@ def init_state(
         condition: conditions of theirs `[M, ...]`, for a conditional model.
         with_ema: whether an average of the parameters is kept.
         index: of a model with a table, the example in each of its slots `[S * L]`, -1 in the padding.
-        table_optimizer: of one entry of the table.
+        ascent: of the entries of the table; None: the model's.
 
     Returns:
         The state, its step 0.
@@ -80,7 +81,7 @@ def init_state(
     table = ()
     if q_params != ():
         q_params = jax.tree.map(lambda column: column[jnp.maximum(index, 0)], q_params)
-        table = Table(q_params, jax.vmap(table_optimizer.init)(q_params))
+        table = Table(q_params, (ascent or model.ascent).init(q_params))
     return State(jnp.int32(0), params, optimizer.init(params), ema, table)
 
 
@@ -132,7 +133,7 @@ def make_train_step(
             table = inner_updates(gradient, table_updates, params, table, batch, keys, hyper, scalars, state.step)
         (grads, q_grads), sums = gradient(params, q_params_of(table), batch, keys, scalars)
         if table_updates is not None:
-            table = update_entries(table_updates, table, q_grads, hyper, state.step)
+            table = update_entries(table_updates, table, q_grads, hyper, state.step, table_updates.inner_steps - 1)
         grads, sums = axis.sum((grads, sums))
         count = axis.sum(len(batch["index"]))
         metrics = {name: total / count for name, total in sums.items()}
@@ -171,11 +172,12 @@ def put_entries(table, new, batch):
     return jax.tree.map(put, table, new)
 
 
-def update_entries(updates, table, gradient, hyper, step):
-    """One optimizer step for each entry by itself, on the gradient of its own example's loss."""
-    change, opt_state = jax.vmap(updates.optimizer.update)(gradient, table.opt_state, table.q_params)
-    rate = updates.learning_rate(hyper, step)
-    return Table(jax.tree.map(lambda params, u: params + rate * u, table.q_params, change), opt_state)
+def update_entries(updates, table, gradient, hyper, step, number):
+    """Update `number` of a visit, for each entry by itself, on the gradient of its own example's loss."""
+    count = len(jax.tree.leaves(gradient)[0])
+    rates = [jnp.broadcast_to(rate, (count,)) for rate in updates.rates(hyper, step, number)]
+    upwards = jax.tree.map(jnp.negative, gradient)
+    return Table(*updates.ascent.update(upwards, table.opt_state, table.q_params, *rates))
 
 
 def inner_updates(gradient, updates, params, table, batch, keys, hyper, scalars, step):
@@ -184,7 +186,7 @@ def inner_updates(gradient, updates, params, table, batch, keys, hyper, scalars,
     def one(table, number):
         draws = [keys[Use.TRAIN_BINARIZE], fold_each(keys[Use.TRAIN_INNER], number), *keys[Use.TRAIN_REFINE :]]
         (_, q_grads), _ = gradient(params, table.q_params, batch, draws, scalars)
-        return update_entries(updates, table, q_grads, hyper, step), None
+        return update_entries(updates, table, q_grads, hyper, step, number), None
 
     return jax.lax.scan(one, table, jnp.arange(updates.inner_steps - 1))[0] if updates.inner_steps > 1 else table
 
