@@ -43,7 +43,7 @@ OUTSIDE = {
     "tensorboardX": {"runs/directory.py"},
     "ml_collections": {"config.py", "commands", "sweep.py", "runs/load.py"},
     "absl": {"commands", "main.py", "sweep.py"},
-    "blackjax": {"evaluation/ais.py"},
+    "blackjax": {"evaluation/ais.py", "evaluation/nuts.py"},
     "optax": {"models/fits.py", "training"},
     "rich": {"console.py"},
     "numpy": None,

@@ -145,6 +145,10 @@ KEYS = {
     "gaps.ais.schedule": Key("linear", "how the temperatures are spaced", one_of(("linear", "sigmoidal"))),
     "gaps.ais.pilot_chains": Key(4, "that tune the step sizes and are not weighted", at_least(1)),
     "gaps.ais.pilot_temperatures": Key(200, "of the path of those chains", at_least(1)),
+    "gaps.nuts.num_examples": Key(0, "whose p(z|x) NUTS draws from, to judge q, q* and AIS; 0: none", at_least(0)),
+    "gaps.nuts.num_chains": Key(4, "from draws of the prior, for each example", at_least(2)),
+    "gaps.nuts.num_warmup": Key(500, "transitions of a chain that tune it and do not count", at_least(20)),
+    "gaps.nuts.num_samples": Key(500, "transitions of a chain that count", at_least(4)),
     "estimators.names": Key(
         ("elbo", "iwae", "stl", "dreg"),
         "the gradient estimators of --mode=estimators; of planar and iaf elbo and iwae alone",

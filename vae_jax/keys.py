@@ -65,6 +65,8 @@ class Use(enum.IntEnum):
     GAPS_SIMULATED_START = 227
     GAPS_SIMULATED_FIT = 228
     GAPS_SIMULATED_ANNEAL = 229
+    GAPS_NUTS = 230
+    GAPS_MOMENTS = 231  # the same for each q that NUTS judges
     # of an example where a latent space is looked into
     AGGREGATE = 232
     POSTERIOR = 233

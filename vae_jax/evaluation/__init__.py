@@ -5,7 +5,7 @@ from vae_jax.evaluation.examples import in_chunks, split_examples, summarize, wi
 from vae_jax.evaluation.generation import decode_means, prior_means, reconstruct
 from vae_jax.evaluation.summary import measure_all, measure_bound, measure_further
 
-# gaps and ais need blackjax, which is optional: they are imported by those who ask for them
+# gaps, ais and nuts need blackjax, which is optional: they are imported by those who ask for them
 
 __all__ = ["bound_numbers", "decode_means", "elbo_terms", "importance_log_px", "in_chunks", "likelihood_numbers"]
 __all__ += ["measure_all", "measure_bound", "measure_further", "prior_means", "reconstruct", "split_examples"]

@@ -23,7 +23,7 @@ import numpy as np
 
 from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.flows import CouplingFlow, init_coupling
-from vae_jax.evaluation import ais, pareto
+from vae_jax.evaluation import ais, nuts, pareto
 from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE, importance_log_px
 from vae_jax.evaluation.examples import fit_from, summarize
 from vae_jax.evaluation.shortfall import best_of, make_runner, mean_log_weight, shortfall_numbers, start_table
@@ -72,8 +72,16 @@ def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=la
         values |= annealed(run, first(star, config.ais.num_examples), config.ais)
     if config.ais.num_simulated:
         values |= bidirectional(run, first(examples, config.ais.num_simulated), config)
+    others = {name: {**star, "z": values.pop(f"{name}_z")} for name in BOUNDS if f"{name}_z" in values}
     values, compared = with_gaps(values)
-    return summarize_all(values, compared, config) | shortfall_numbers(run, star, config.fit), values
+    numbers = summarize_all(values, compared, config) | shortfall_numbers(run, star, config.fit)
+    if config.nuts.num_examples:
+        count = min([config.nuts.num_examples, *(len(given["z"]) for given in others.values())])
+        few = {name: first(given, count) for name, given in ({"q": examples, "q_star": star} | others).items()}
+        more, found = nuts.compare(run, path_of, few, config.nuts)
+        numbers |= {name: {**number, "num_examples": count} for name, number in more.items()}
+        values |= found
+    return numbers, values
 
 
 def first(examples, count):
@@ -131,7 +139,7 @@ def annealed(run, star, config):
     for start in config.starts:
         found = run(f"AIS from {start}", Use.GAPS_ANNEAL, anneal, star, settings, start, images=images)
         values |= {f"ais_{start}": found.log_px, f"ais_{start}_acceptance": found.acceptance}
-        values[f"ais_{start}_ess"] = found.ess
+        values |= {f"ais_{start}_ess": found.ess, f"ais_{start}_z": found.z}
     return values
 
 
