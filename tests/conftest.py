@@ -13,6 +13,10 @@ from typing import NamedTuple
 # and collectives then wait for one another until the process is aborted. A pool of twice the devices is a cure.
 os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "16"
 os.environ["MPLBACKEND"] = "Agg"
+# Tests compile much and compute little: without most optimizations, and with the emitters that compile fastest, they
+# take half the time. Commands that tests start inherit both, so that their numbers can be compared with a test's own.
+os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import hypothesis
 import jax
@@ -28,6 +32,7 @@ if not jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_max_size", 2**31)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+jax.config.update("jax_disable_most_optimizations", True)  # jax may have been imported by a plugin
 try:
     jax.config.update("jax_num_cpu_devices", 8)
 except RuntimeError:  # a plugin has made the backend already; tests that need more devices than it has must say so
@@ -51,21 +56,15 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Drops the compiled programs of a module, or a worker would hold 5 GB of them at the end."""
+    """Drops the compiled programs of a module when they are many, or a worker would hold 5 GB of them at the end."""
     yield
-    jax.clear_caches()
+    statm = pathlib.Path("/proc/self/statm")  # of Linux
+    if not statm.exists() or int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") > 1.5e9:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
-def quick_compiler():
-    """Without most of the compiler's optimizations, for modules that compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory, quick_compiler):
+def small_run(tmp_path_factory):
     """small_run(name, changes) -> the directory of a small trained run on digits, trained once for each module."""
     from vae_jax import config as configs
     from vae_jax.commands import configuration

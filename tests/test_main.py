@@ -42,7 +42,7 @@ LAST = 120 * 14  # 1,400 training examples in batches of 100
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """One CPU, and each program compiled once for all processes; a kill may cut an entry short, which jax survives."""
-    unset = ("NPROC", "PJRT_NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    unset = ("NPROC", "PJRT_NPROC", "JAX_NUM_CPU_DEVICES")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), "JAX_PLATFORMS": "cpu"}
     return {**kept, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

@@ -197,7 +197,7 @@ FEW = {"estimators.num_samples": (1, 4), "estimators.num_draws": 20, "estimators
 
 
 @pytest.fixture(scope="module")
-def run(quick_compiler, tmp_path_factory):
+def run(tmp_path_factory):
     return trained(tmp_path_factory)
 
 

@@ -42,7 +42,7 @@ def small_config(kind):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, quick_compiler):
+def trained(tmp_path_factory):
     """trained(kind) -> the directory of a small run of KINDS, trained once for all modules, in whatever process."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "trained"

@@ -27,8 +27,6 @@ from vae_jax.parallel import devices
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer, make_table_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 SIGMA_MODES = ("learned", "per_dimension", "optimal")
 AXES = {
     "model.posterior": tuple(families.POSTERIORS),

@@ -28,8 +28,6 @@ from vae_jax.parallel import devices
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 B, Z = 4, 3
 GREY = ("continuous_bernoulli", "categorical", "logistic", "logistic_mixture", "beta_binomial", "bernoulli", "normal")
 
