@@ -14,11 +14,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from vae_jax import main
 from vae_jax.commands import configuration, train
-from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
 from vae_jax.runs import checkpoint, directory, load
 
 ROOT = Path(__file__).parents[1]
@@ -90,38 +88,6 @@ def finished(run, tmp_path_factory):
 def copied(finished, tmp_path):
     """A copy of the finished run that a test may change."""
     return Path(shutil.copytree(finished[0], tmp_path / "copied"))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(*arguments) -> (exit status, stdout, stderr) of main in this process, its flags as new."""
-
-    def command(*arguments):
-        argv = ["vae_jax.main", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.chdir(ROOT)
-        forget_flags()
-        try:
-            main.main(main.parse(argv))
-            status = 0
-        except SystemExit as exit:
-            status = exit.code
-        finally:
-            forget_flags()
-        return status, *capsys.readouterr()
-
-    return command
-
-
-def forget_flags():
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-    sys.modules.pop("config_config", None)  # the last experiment file
-    processes = (main.COORDINATOR, main.NUM_PROCESSES, main.PROCESS_ID)
-    for flag in (CONFIG, WORKDIR, DEVICES, INIT_FROM, main.MODE, *processes):
-        flags.FLAGS[flag.name].unparse()
-        flags.FLAGS[flag.name].present = 0
 
 
 def require_one_line(result, *parts):
