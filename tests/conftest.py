@@ -3,9 +3,13 @@
 The environment is set before jax makes a backend, that is, before any test module is imported.
 """
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import pathlib
+import shutil
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +17,12 @@ from typing import NamedTuple
 # and collectives then wait for one another until the process is aborted. A pool of twice the devices is a cure.
 os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "16"
 os.environ["MPLBACKEND"] = "Agg"
+# Tests compile much and compute little: without most optimizations, and with the emitters that compile fastest, they
+# take half the time. Commands that tests start inherit both, so that their numbers can be compared with a test's own.
+os.environ["XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 " + os.environ.get("XLA_FLAGS", "")
+)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import hypothesis
 import jax
@@ -28,6 +38,7 @@ if not jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_max_size", 2**31)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+jax.config.update("jax_disable_most_optimizations", True)  # jax may have been imported by a plugin
 try:
     jax.config.update("jax_num_cpu_devices", 8)
 except RuntimeError:  # a plugin has made the backend already; tests that need more devices than it has must say so
@@ -51,41 +62,118 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Drops the compiled programs of a module, or a worker would hold 5 GB of them at the end."""
+    """Drops the compiled programs of a module when they are many, or a worker would hold 5 GB of them at the end."""
     yield
-    jax.clear_caches()
+    statm = pathlib.Path("/proc/self/statm")  # of Linux
+    if not statm.exists() or int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") > 1.5e9:
+        jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def quick_compiler():
-    """Without most of the compiler's optimizations, for modules that compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory, quick_compiler):
-    """small_run(name, changes) -> the directory of a small trained run on digits, trained once for each module."""
+def small_config(changes):
+    """The config of a small run on 200 digits, two latent dimensions unless `changes` say otherwise."""
     from vae_jax import config as configs
     from vae_jax.commands import configuration
+
+    config = configs.from_experiment(ROOT / "experiments" / "digits.py", "quick")
+    config.model.hidden, config.model.upper_hidden, config.train.epochs = (16,), (8,), 2
+    config.data.num_train, config.figures.count, config.fit.max_steps = 200, 4, 20
+    config.eval.num_samples, config.eval.elbo_samples, config.eval.curve_examples = 20, 3, 10
+    config.eval.max_examples, config.eval.train_examples = 40, 30
+    config.update_from_flattened_dict(changes)
+    return configuration.validate(config)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """trained_run(changes) -> the directory of a small trained run, to be read only.
+
+    It is trained once for all tests, in whatever process.
+    """
+    from filelock import FileLock
+
     from vae_jax.commands.train import train_run
 
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "trained"
+    folder.mkdir(exist_ok=True)
+
+    def make(changes):
+        config = small_config(changes)
+        workdir = folder / hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        with FileLock(f"{workdir}.lock"):
+            if not (workdir / "summary.json").exists():
+                train_run(config, workdir, 1)
+        return workdir
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory, trained_run):
+    """small_run(name, changes) -> a module's own copy of a small trained run, which its tests may change."""
     made = {}
 
     def make(name, changes):
         if name not in made:
-            config = configs.from_experiment("experiments/digits.py", "quick")
-            config.model.hidden, config.model.upper_hidden, config.train.epochs = (16,), (8,), 2
-            config.data.num_train, config.figures.count, config.fit.max_steps = 200, 4, 20
-            config.eval.num_samples, config.eval.elbo_samples, config.eval.curve_examples = 20, 3, 10
-            config.eval.max_examples, config.eval.train_examples = 40, 30
-            config.update_from_flattened_dict(changes)
-            made[name] = tmp_path_factory.mktemp("small") / name
-            train_run(configuration.validate(config), made[name], 1)
+            made[name] = shutil.copytree(trained_run(changes), tmp_path_factory.mktemp("small") / name)
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def untrained_run(tmp_path_factory):
+    """untrained_run(changes) -> the directory of a small run with a checkpoint of its first parameters, no more."""
+    from vae_jax.runs import checkpoint, directory, load
+    from vae_jax.training import setup as setups
+
+    def make(changes):
+        setup, workdir = setups.make_setup(small_config(changes), 1), tmp_path_factory.mktemp("untrained") / "run"
+        info = setup.dataset.info._asdict()
+        directory.open_run(workdir, setup.config.to_dict(), info, directory.environment())
+        checkpoint.save(workdir / load.CHECKPOINTS, 1, setups.make_init(setup)())
+        return workdir
+
+    return make
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command(*arguments) -> (exit status, stdout, stderr) of vae_jax.main in this process, its flags as new."""
+    from vae_jax import main
+
+    def command(*arguments):
+        argv = ["vae_jax.main", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.chdir(ROOT)
+        forget_flags()
+        try:
+            main.main(main.parse(argv))
+            status = 0
+        except SystemExit as exit:
+            status = exit.code
+        finally:
+            forget_flags()
+        return status, *capsys.readouterr()
+
+    return command
+
+
+def forget_flags():
+    """As if no command had been parsed, and no experiment file read."""
+    from absl import flags
+
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    sys.modules.pop("config_config", None)
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith("vae_jax") else ():
+            flag.unparse()
+            flag.present = 0
 
 
 @pytest.fixture

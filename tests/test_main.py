@@ -14,11 +14,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from vae_jax import main
 from vae_jax.commands import configuration, train
-from vae_jax.commands.flags import CONFIG, DEVICES, INIT_FROM, WORKDIR
 from vae_jax.runs import checkpoint, directory, load
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +40,7 @@ LAST = 120 * 14  # 1,400 training examples in batches of 100
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """One CPU, and each program compiled once for all processes; a kill may cut an entry short, which jax survives."""
-    unset = ("NPROC", "PJRT_NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    unset = ("NPROC", "PJRT_NPROC", "JAX_NUM_CPU_DEVICES")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), "JAX_PLATFORMS": "cpu"}
     return {**kept, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -90,38 +88,6 @@ def finished(run, tmp_path_factory):
 def copied(finished, tmp_path):
     """A copy of the finished run that a test may change."""
     return Path(shutil.copytree(finished[0], tmp_path / "copied"))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(*arguments) -> (exit status, stdout, stderr) of main in this process, its flags as new."""
-
-    def command(*arguments):
-        argv = ["vae_jax.main", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.chdir(ROOT)
-        forget_flags()
-        try:
-            main.main(main.parse(argv))
-            status = 0
-        except SystemExit as exit:
-            status = exit.code
-        finally:
-            forget_flags()
-        return status, *capsys.readouterr()
-
-    return command
-
-
-def forget_flags():
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-    sys.modules.pop("config_config", None)  # the last experiment file
-    processes = (main.COORDINATOR, main.NUM_PROCESSES, main.PROCESS_ID)
-    for flag in (CONFIG, WORKDIR, DEVICES, INIT_FROM, main.MODE, *processes):
-        flags.FLAGS[flag.name].unparse()
-        flags.FLAGS[flag.name].present = 0
 
 
 def require_one_line(result, *parts):

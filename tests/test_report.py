@@ -521,7 +521,7 @@ def test_it_is_a_command():
 
 
 @pytest.mark.slow
-def test_pictures_of_a_run_that_has_none_are_those_of_its_end(tmp_path, command, quick_compiler):
+def test_pictures_of_a_run_that_has_none_are_those_of_its_end(tmp_path, command):
     """Trained, its pictures taken away, drawn again: the same ones, and a page that holds them."""
     from matplotlib import image
 

@@ -28,8 +28,7 @@ from vae_jax.training.program import make_program, training_data
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
-    pytest.mark.usefixtures("quick_compiler"),
-    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections on Python 3.11
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
 ]
 
 
@@ -78,7 +77,7 @@ def train_alone(wanted):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, quick_compiler):
+def alone(tmp_path_factory):
     """The four runs of GRID, made one by one. Nobody writes into them."""
     return train_alone(members_in(tmp_path_factory.mktemp("alone"), *GRID))
 

@@ -16,6 +16,7 @@ FEW = {
     "gaps.flow.num_examples": 4,
     "gaps.flow.max_steps": 50,
     "gaps.flow.width": 4,
+    "gaps.ais.starts": ("q",),
     "gaps.ais.num_examples": 4,
     "gaps.ais.num_simulated": 3,
     "gaps.ais.num_temperatures": 30,
@@ -25,7 +26,7 @@ FEW = {
 
 @pytest.fixture(scope="module")
 def run(small_run):
-    return small_run("run", {"train.epochs": 4})
+    return small_run("run", {})
 
 
 def test_gaps_of_a_run_are_printed_saved_and_drawn(run, capsys):

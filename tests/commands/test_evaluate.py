@@ -1,8 +1,6 @@
 """`--mode=evaluate`, `sample`, `encode` and `decode` on run directories: what they print, leave and refuse."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -99,14 +97,14 @@ def test_a_run_without_an_encoder_fits_rows_and_one_with_labels_takes_them_in_tu
     assert arrays.sample(loaded, 12, {})["mean"].shape == (12, 8, 8, 1)
 
 
-def test_what_does_not_fit_is_named(run, tmp_path):
+def test_what_does_not_fit_is_named(run, untrained_run, tmp_path):
     loaded = load.load_run(run("amortized"))
     with pytest.raises(DataError, match="no array 'x', only z"):
         arrays.encode(loaded, {"z": np.zeros((2, 2))})
     with pytest.raises(DataError, match=r"'x' has shape \[2, 8, 8\], expected \[N, 8, 8, 1\]"):
         arrays.encode(loaded, {"x": np.zeros((2, 8, 8))})
     with pytest.raises(DataError, match="2 conditions for 3"):
-        arrays.conditions(load.load_run(run("conditional")), 3, {"condition": np.zeros((2, 10))})
+        arrays.conditions(load.load_run(untrained_run(KINDS["conditional"])), 3, {"condition": np.zeros((2, 10))})
     with pytest.raises(DataError, match=r"not a readable \.npz"):
         arrays.read(tmp_path / "none.npz")
     with pytest.raises(DataError, match=r"expected FILE\.npz"):
@@ -122,14 +120,14 @@ def test_what_does_not_fit_is_named(run, tmp_path):
         (["--mode=sample", "--workdir=no/such/run", "--out=a.npz"], "is not a run directory"),
     ],
 )
-def test_the_command_line_says_what_is_missing(flags, message):
-    done = subprocess.run([sys.executable, "-m", "vae_jax.main", *flags], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
+def test_the_command_line_says_what_is_missing(flags, message, command):
+    status, _, err = command(*flags)
+    assert status == 2 and len(err.splitlines()) == 1 and message in err
 
 
-def test_gaps_of_a_model_without_a_bound_are_refused(run):
+def test_gaps_of_a_model_without_a_bound_are_refused(untrained_run):
     with pytest.raises(ConfigError, match="dirac has no bound"):
-        diagnose.gaps(run("autoencoder"), {}, 1)
+        diagnose.gaps(untrained_run(KINDS["autoencoder"]), {}, 1)
     no_z = configuration.default()
     no_z.model.latent_dim = 0
     with pytest.raises(ConfigError, match="latent_dim = 0 has no q"):

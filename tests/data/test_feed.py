@@ -18,7 +18,6 @@ from vae_jax.runs import directory
 from vae_jax.training import setup as setups
 from vae_jax.training.program import batch_source, make_advance, stays_on_host, training_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 NUM, BATCH, STREAMS = 203, 24, 8  # epochs of 8 steps, in each of which 11 examples are left over
 
 

@@ -168,7 +168,7 @@ def test_what_would_copy_records_into_memory_is_refused(changes, prepared):
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_from_records_is_the_run(prepared, tmp_path, monkeypatch, quick_compiler):
+def test_a_run_from_records_is_the_run(prepared, tmp_path, monkeypatch):
     """Trained from disk in windows of two steps: the batches and noise, so the numbers, of data on the device."""
     c = configs.from_experiment("experiments/digits.py", "quick")
     c.data.name, c.data.data_dir, c.data.condition = "small", str(prepared), "label"

@@ -9,7 +9,6 @@ import pytest
 from vae_jax import distributions
 from vae_jax.distributions import density_anywhere, distribution, has_density
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 LOGITS = np.array([-1.0, 0.5, 3.0])
 LEVELS = {"levels": 4}
 

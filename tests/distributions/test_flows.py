@@ -13,8 +13,6 @@ from vae_jax.distributions import basic, flows
 from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl, density_anywhere, has_density
 from vae_jax.objectives.elbo import draw, elbo_fn
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 BATCH, LATENT, LAYERS, WIDTH, CONTEXT = 3, 5, 4, 7, 2
 
 

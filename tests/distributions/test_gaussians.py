@@ -14,8 +14,6 @@ import scipy.stats
 from vae_jax.distributions import gaussians
 from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl, density_anywhere, has_density
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 BATCH, LATENT, RANK = 3, 4, 2
 CORRELATED = ["full", "low_rank"]
 FEW, MANY = 5, 40  # components: the density one by one, and by products of matrices

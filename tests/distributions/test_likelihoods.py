@@ -11,8 +11,6 @@ import scipy.stats
 
 from vae_jax.distributions import likelihoods
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def compiled(function, **kwargs):
     """Whole, and with NumPy's arrays as results: op by op, the tests would spend most of their time in the compiler."""

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vae_jax import config as configs
 from vae_jax.commands import configuration, diagnose
-from vae_jax.commands.train import train_run
 from vae_jax.distributions.basic import Normal
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import gradient_noise
@@ -184,21 +182,12 @@ def test_iwae_falls_and_dreg_rises_for_the_encoder_and_all_rise_for_the_decoder(
 # ---- the mode
 
 
-def trained(tmp_path_factory, **changes):
-    config = configs.from_experiment("experiments/digits.py", "quick")
-    config.model.hidden, config.train.epochs, config.eval.num_samples, config.eval.train_examples = (8,), 1, 5, 0
-    config.update_from_flattened_dict(changes)
-    workdir = tmp_path_factory.mktemp("estimators") / "run"
-    train_run(configuration.validate(config), workdir, 1)
-    return workdir
-
-
 FEW = {"estimators.num_samples": (1, 4), "estimators.num_draws": 20, "estimators.num_examples": 3}
 
 
 @pytest.fixture(scope="module")
-def run(quick_compiler, tmp_path_factory):
-    return trained(tmp_path_factory)
+def run(small_run):
+    return small_run("run", {})
 
 
 def test_the_mode_prints_saves_and_draws(run, capsys):

@@ -1,15 +1,9 @@
 """What the tests of scripts share: the scripts' folders on the path, and small trained runs, each trained once."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-
-from vae_jax import config as configs
-from vae_jax.commands import configuration
-from vae_jax.commands.train import train_run
 
 ROOT = Path(__file__).parents[2]
 sys.path += [str(ROOT / "experiments" / "analysis"), str(ROOT / "experiments" / "reproduce")]
@@ -30,29 +24,7 @@ KINDS = {
 }
 
 
-def small_config(kind):
-    """The config of a small run on 200 digits, two latent dimensions unless `kind` says otherwise."""
-    config = configs.from_experiment(ROOT / "experiments" / "digits.py", "quick")
-    config.model.hidden, config.model.upper_hidden, config.train.epochs = (16,), (8,), 2
-    config.data.num_train, config.figures.count, config.fit.max_steps = 200, 4, 20
-    config.eval.num_samples, config.eval.elbo_samples, config.eval.curve_examples = 20, 3, 10
-    config.eval.max_examples, config.eval.train_examples = 40, 30
-    config.update_from_flattened_dict(KINDS[kind])
-    return configuration.validate(config)
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, quick_compiler):
+def trained(trained_run):
     """trained(kind) -> the directory of a small run of KINDS, trained once for all modules, in whatever process."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "trained"
-    folder.mkdir(exist_ok=True)
-
-    def make(kind):
-        workdir = folder / kind
-        with FileLock(f"{workdir}.lock"):
-            if not (workdir / "summary.json").exists():
-                train_run(small_config(kind), workdir, 1)
-        return str(workdir)
-
-    return make
+    return lambda kind: str(trained_run(KINDS[kind]))

@@ -24,7 +24,6 @@ from vae_jax.runs.load import load_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 300
-pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 def load(name):

@@ -21,8 +21,6 @@ from vae_jax.evaluation import generation, latent_space
 from vae_jax.reports import tables
 from vae_jax.runs import directory, load
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 ROOT = Path(__file__).parents[2]
 SCRIPT = "experiments/ae_vs_vae.sh"
 

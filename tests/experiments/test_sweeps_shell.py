@@ -49,6 +49,10 @@ for name, value in (("config", {}), ("environment", {"argv": argv}), ("summary",
 """
 
 
+# A shell that was started with SIGINT ignored, as in the background, cannot trap it.
+UNIGNORED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.fixture
 def start(tmp_path):
     """start(script, *arguments, **variables) -> the running sweep, with the stand-in for python on its PATH."""
@@ -64,7 +68,8 @@ def start(tmp_path):
     begun = []
 
     def start(script, *arguments, **variables):
-        command, pipes = ["bash", str(script), *arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-c", UNIGNORED, "bash", str(script), *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         environment = {**os.environ, **own, **variables}
         begun.append(
             subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, start_new_session=True, **pipes)

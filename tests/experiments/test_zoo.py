@@ -44,7 +44,6 @@ def test_every_name_has_a_variant(key, names):
 
 
 @pytest.mark.parametrize("variant", ZOO.VARIANTS)
-@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.slow
 def test_it_trains(variant):
     """Three steps on 100 digits with a narrow network: every number is finite, and every learned part moves."""

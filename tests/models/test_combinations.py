@@ -27,8 +27,6 @@ from vae_jax.parallel import devices
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 SIGMA_MODES = ("learned", "per_dimension", "optimal")
 AXES = {
     "model.posterior": tuple(families.POSTERIORS),
@@ -91,6 +89,11 @@ def pairs_in(choice):
     return set(itertools.combinations(sorted(choice.items()), 2))
 
 
+def dear(choice):
+    """Less than a pair's worth: of combinations that cover as much, the one that takes the least time."""
+    return 0.4 * (choice["inference.kind"] == "semi_amortized") + 0.2 * (choice["network"] in ("conv", "resnet"))
+
+
 @cache
 def cover():
     """(combinations in which every possible pair of choices occurs, the pairs that are impossible); always the same."""
@@ -100,8 +103,8 @@ def cover():
     uncovered, chosen, impossible = dict.fromkeys(everything), [], []
     while uncovered:
         pair = next(iter(uncovered))
-        tries = ({axis: rng.choice(values) for axis, values in axes} | dict(pair) for _ in range(400))
-        best = max(filter(valid, tries), key=lambda c: len(pairs_in(c) & uncovered.keys()), default=None)
+        tries = ({axis: rng.choice(values) for axis, values in axes} | dict(pair) for _ in range(600))
+        best = max(filter(valid, tries), key=lambda c: len(pairs_in(c) & uncovered.keys()) - dear(c), default=None)
         if best is None:
             impossible.append(pair)
             del uncovered[pair]
@@ -196,8 +199,10 @@ def test_each_refusal_says_what_to_do_and_is_in_the_docs():
 def test_every_pair_traces():
     """Initialization, inference, bound, objective and likelihood of each combination, in shapes."""
     for choice in cover()[0]:
-        config = configuration.validate(make_config(choice))
-        loss, report = jax.eval_shape(the_loss(config), jax.random.key(0))
+        config = make_config(choice)
+        config.model.update({"hidden": (), "upper_hidden": (), "channels": (2,)})  # each layer more takes its time
+        config.inference.steps = 1
+        loss, report = jax.eval_shape(the_loss(configuration.validate(config)), jax.random.key(0))
         assert loss.shape == () and loss.dtype == np.float32, choice
         assert ("elbo" in report) == (choice["objective.name"] != "autoencoder"), choice
 
@@ -279,7 +284,7 @@ def name_of(choice):
     return "-".join(str(choice[axis]) for axis in AXES)
 
 
-SOME = [number if number in (0, 1, 3) else pytest.param(number, marks=pytest.mark.slow) for number in range(20)]
+SOME = [number if number in (0, 1, 5) else pytest.param(number, marks=pytest.mark.slow) for number in range(20)]
 
 
 @pytest.mark.parametrize("number", SOME)

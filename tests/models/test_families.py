@@ -28,8 +28,6 @@ from vae_jax.parallel import devices
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 B, Z = 4, 3
 GREY = ("continuous_bernoulli", "categorical", "logistic", "logistic_mixture", "beta_binomial", "bernoulli", "normal")
 
@@ -45,9 +43,15 @@ def make_config(**changes):
     return configuration.validate(config)
 
 
+def compiled_model(event_shape, condition_shape, num_train, **changes):
+    """Its functions compiled whole: op by op, the tests would spend most of their time in the compiler."""
+    model = make_model(make_config(**changes), Info("test", event_shape, num_train, 0, (0.0, 1.0), condition_shape))
+    return model._replace(**{name: jax.jit(getattr(model, name)) for name in ("encode", "decode", "make_q", "prior")})
+
+
 def make(event_shape=(4, 4, 1), condition_shape=None, num_train=20, **changes):
     """(model, params, x [B, *event]) of the config, as `init` leaves them."""
-    model = make_model(make_config(**changes), Info("test", event_shape, num_train, 0, (0.0, 1.0), condition_shape))
+    model = compiled_model(event_shape, condition_shape, num_train, **changes)
     x = np.random.default_rng(0).uniform(0.1, 0.9, (B, *event_shape)).astype(np.float32)
     condition = None if condition_shape is None else np.eye(*condition_shape, dtype=np.float32)[[0, 1, 2, 0]]
     return model, jax.jit(model.init)(jax.random.key(0), x, condition)[0], x
@@ -346,10 +350,7 @@ def test_the_nll_given_a_condition_is_that_of_the_exact_gaussian():
 @pytest.mark.parametrize("shape", [(3,), (4, 4, 1)])
 def test_without_z_every_bound_is_the_decoders_log_likelihood(network, shape):
     """latent_dim = 0: no weights but the decoder's, KL 0, and -NLL = ELBO = log p(x|c) for any K and any key."""
-    model = make_model(
-        make_config(latent_dim=0, encoder=network, decoder=network, channels=(2, 3)),
-        Info("test", (4, 4, 1), 20, 0, (0.0, 1.0), shape),
-    )
+    model = compiled_model((4, 4, 1), shape, 20, latent_dim=0, encoder=network, decoder=network, channels=(2, 3))
     rng = np.random.default_rng(0)
     x, condition = rng.integers(0, 2, (B, 4, 4, 1)).astype(np.float32), rng.uniform(size=(B, *shape)).astype(np.float32)
     params, local = jax.jit(model.init)(jax.random.key(0), x, condition)

@@ -81,7 +81,7 @@ def pair(tmp_path_factory):
     directory, begun = tmp_path_factory.mktemp("hosts"), []
     kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     common = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "NPROC": "8", "PJRT_NPROC": "8"}
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "PYTHONPATH": str(ROOT)}
+    common["PYTHONPATH"] = str(ROOT)
     cache = {"JAX_COMPILATION_CACHE_DIR": str(directory / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
     def start(number, flags, variables, cwd):
@@ -89,7 +89,7 @@ def pair(tmp_path_factory):
         command = [sys.executable, "-m", "vae_jax.main", *map(str, flags)]
         with output.open("wb") as stream:
             options = {"stdout": stream, "stderr": stream, "stdin": subprocess.DEVNULL, "cwd": cwd}
-            begun.append(subprocess.Popen(command, env=kept | common | quick | cache | variables, **options))
+            begun.append(subprocess.Popen(command, env=kept | common | cache | variables, **options))
         return Process(begun[-1], output)
 
     def pair(workdir, settings, *flags, each=({}, {}), own=((), ()), cwds=(ROOT, ROOT)):
@@ -168,7 +168,7 @@ def require_close(workdir, other):
 
 
 @pytest.fixture
-def alone(quick_compiler, monkeypatch, tmp_path):
+def alone(monkeypatch, tmp_path):
     """alone(settings, workdir) trains, or resumes, in this process on four devices, and measures nothing at the end."""
     monkeypatch.setattr(train, "finish", lambda *_: {"splits": {"test": {"elbo": {"value": 0.0, "unit": "nats"}}}})
 

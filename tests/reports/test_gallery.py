@@ -15,8 +15,6 @@ from vae_jax.keys import split_keys
 from vae_jax.models.model import Model
 from vae_jax.reports import gallery
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 Z, CLASSES = 2, 3
 MEAN = np.float32([[0, 0], [5, -5], [20, 3]])  # of p(z|c), a row for each label
 LOG_STD = np.float32([[0, 0], [1, -1], [0.5, 2]])

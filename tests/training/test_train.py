@@ -65,10 +65,23 @@ def small(**changes):
     return configuration.validate(config)
 
 
+NOTHING = {"splits": {"test": {"elbo": {"value": 0.0, "unit": "nats"}}}}
+
+
 @pytest.fixture
 def fit_only(monkeypatch):
     """train_run ends where the last step is done: nothing is measured, drawn or reported."""
-    monkeypatch.setattr(command, "finish", lambda *_: {"splits": {"test": {"elbo": {"value": 0.0, "unit": "nats"}}}})
+    monkeypatch.setattr(command, "finish", lambda *_: NOTHING)
+
+
+@pytest.fixture(scope="module")
+def plain(each_program_compiled_once, tmp_path_factory):
+    """The directory of a run of SMALL by plain SGD on one device, as `fit_only` leaves it. Nobody writes into it."""
+    workdir = tmp_path_factory.mktemp("plain") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "finish", lambda *_: NOTHING)
+        train_run(small(**SGD), workdir, 1)
+    return workdir
 
 
 def params_at(workdir, step=None):
@@ -110,12 +123,10 @@ def test_a_cadence_is_crossed_once():
     assert [done for done in ends if train.crossed(100, done - 5, done, 30)] == [30]
 
 
-def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(fit_only, tmp_path, monkeypatch):
+def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(plain, fit_only, tmp_path, monkeypatch):
     """To the order of float32 sums, with plain SGD; the stop is right after the first checkpoint."""
-    alone, moved = tmp_path / "alone", tmp_path / "moved"
-    config = small(**SGD)
+    moved, config = tmp_path / "moved", small(**SGD)
     monkeypatch.setattr(train, "bound_on", lambda *_: {"elbo": {"value": 0.0, "stderr": None, "unit": "nats"}})
-    train_run(config, alone, 1)
     save = checkpoint.save
 
     def save_and_stop(*arguments, **options):
@@ -129,10 +140,10 @@ def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(fit_only, tmp
     assert checkpoint.latest_step(moved / "checkpoints") == 8 and steps_of(moved, "train") == [4, 8]
     train_run(config, moved, 4)
     assert directory.read_environment(moved)["devices"].startswith("8 x")
-    for ours, theirs, start in zip(params_at(moved), params_at(alone), params_at(alone, 8), strict=True):
+    for ours, theirs, start in zip(params_at(moved), params_at(plain), params_at(plain, 8), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
         assert np.abs(ours - start).max() > 1e-4, "nothing moved"
-    for ours, theirs in zip(directory.read_metrics(moved), directory.read_metrics(alone), strict=True):
+    for ours, theirs in zip(train_records(moved), train_records(plain), strict=True):
         assert ours["step"] == theirs["step"] and ours["elbo"] == pytest.approx(theirs["elbo"], rel=1e-5)
 
 
@@ -180,10 +191,9 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
     assert sorted((broken / "checkpoints").iterdir()) == kept
 
 
-def test_init_from_starts_at_step_0_from_the_old_parameters(fit_only, tmp_path):
+def test_init_from_starts_at_step_0_from_the_old_parameters(plain, fit_only, tmp_path):
     """At rate 0 a run keeps what it started from, so its records measure just that."""
-    old, new, fresh = tmp_path / "old", tmp_path / "new", tmp_path / "fresh"
-    train_run(small(**SGD), old, 1)
+    old, new, fresh = plain, tmp_path / "new", tmp_path / "fresh"
     still = SGD | {"optimizer__learning_rate": 0.0, "train__epochs": 1}
     train_run(small(init_from=str(old), **still), new, 1)
     train_run(small(**still), fresh, 1)
@@ -195,14 +205,11 @@ def test_init_from_starts_at_step_0_from_the_old_parameters(fit_only, tmp_path):
     assert train_records(new)[0]["objective"] > train_records(fresh)[0]["objective"] + 0.1
 
 
-def test_init_from_names_a_step_and_starts_the_average_there(fit_only, tmp_path):
-    train_run(small(**SGD), tmp_path / "old", 1)
-    setup = setups.make_setup(small(optimizer__ema=0.5, init_from=f"{tmp_path / 'old'}@8", **SGD), 1)
+def test_init_from_names_a_step_and_starts_the_average_there(plain, tmp_path):
+    setup = setups.make_setup(small(optimizer__ema=0.5, init_from=f"{plain}@8", **SGD), 1)
     state = setups.starting_state(setup, tmp_path / "nowhere")
     assert int(state.step) == 0
-    for ours, ema, theirs in zip(
-        *map(jax.tree.leaves, (state.params, state.ema)), params_at(tmp_path / "old", 8), strict=True
-    ):
+    for ours, ema, theirs in zip(*map(jax.tree.leaves, (state.params, state.ema)), params_at(plain, 8), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(ema, theirs)
 
