@@ -16,6 +16,7 @@ def get_config(variant=""):
     config.data.binarization = "fixed"
     config.inference.kind = "per_datapoint"
     config.inference.start = "zeros"
-    config.inference.learning_rate = 0.3
+    config.inference.ascent = "natural"
     config.inference.inner_steps = 10
+    config.objective.num_samples = 2
     return config

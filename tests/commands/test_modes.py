@@ -58,7 +58,7 @@ ADAM = optax.adam(1.0)
 
 
 def table_updates(optimizer=None, rate=0.1, inner_steps=1):
-    return step.TableUpdates(by_optimizer(optimizer or ADAM), lambda hyper, step: (0.0, rate), inner_steps)
+    return step.TableUpdates(by_optimizer(optimizer or ADAM), lambda *_: (0.0, rate), inner_steps)
 
 
 def plain_table():

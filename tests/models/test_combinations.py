@@ -228,7 +228,7 @@ def train_evaluate_sample(config, key):
     objective = make_objective(config, NUM, devices.NO_AXIS)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
-    updates = step.TableUpdates(model.ascent, lambda hyper, step: (0.1, 0.1), 2)
+    updates = step.TableUpdates(model.ascent, lambda *_: (0.1, 0.1), 2)
     train_step = step.make_train_step(
         model,
         make_optimizer(config.optimizer),

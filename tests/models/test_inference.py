@@ -107,7 +107,7 @@ def linear_training(kind, num_steps=2000):
     frozen = {"encoder": optax.adam(1.0), "decoder": optax.set_to_zero()}
     optimizer = optax.multi_transform(frozen, {"encoder": "encoder", "decoder": "decoder"})
     rate = lambda hyper, step: 0.03 * 0.5 * (1 + jnp.cos(jnp.pi * step / num_steps))
-    rates = lambda hyper, step: (0.1, rate(hyper, step))
+    rates = lambda hyper, step, number: (0.1, rate(hyper, step))
     updates = step.TableUpdates(model.ascent, rates) if kind == "per_datapoint" else None
     objective = partial(regularized.elbo, num_samples=16)
     train_step = step.make_train_step(model, optimizer, objective, learning_rate=rate, table_updates=updates)

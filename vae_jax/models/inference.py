@@ -69,11 +69,11 @@ class Inference(NamedTuple):
 
 TABLE_KEYS = {
     "ascent": Key(
-        "natural",
-        "per_datapoint: of the entries of the table; natural gradients of Gaussians, or adam for all",
-        one_of(("natural", "adam")),
+        "adam",
+        "per_datapoint: of the entries of the table; or natural gradients, better where the likelihood is not sharp",
+        one_of(("adam", "natural")),
     ),
-    "natural_rate": Key(0.1, "per_datapoint: of natural gradients", FRACTION),
+    "natural_rate": Key(0.5, "per_datapoint: of natural gradients, at the first update of a visit", FRACTION),
     "learning_rate": Key(1e-2, "per_datapoint: of Adam", at_least(0)),
     "inner_steps": Key(1, "per_datapoint: updates of the batch's entries for each of the decoder", at_least(1)),
     "start": Key(
