@@ -75,7 +75,7 @@ class Watch:
 
 
 @pytest.fixture
-def watch(monkeypatch, quick_compiler):
+def watch(monkeypatch):
     yield Watch(monkeypatch)
     jax.clear_caches()
 
