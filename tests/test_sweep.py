@@ -101,12 +101,12 @@ def require_same(ours, theirs):
 
 def require_same_states(ours, theirs):
     setup = setups.make_setup(load.read_config(theirs), 1)
+    like = setups.abstract_state(setup)
     folders = [load.CHECKPOINTS] + [load.BEST] * (setup.config.train.select == "best")
     for folder in folders:
         saved = [sorted(p.name for p in (workdir / folder).iterdir() if p.name.isdigit()) for workdir in (ours, theirs)]
         assert saved[0] == saved[1]
         for step in saved[0]:
-            like = setups.abstract_state(setup)
             states = [checkpoint.restore(workdir / folder, like, int(step)) for workdir in (ours, theirs)]
             for one, other in zip(*map(jax.tree.leaves, states), strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vae_jax import config as configs
-from vae_jax.commands import configuration
+from vae_jax.commands import configuration, train
 from vae_jax.commands.train import train_run
 from vae_jax.data import datasets, feed, files
 from vae_jax.data.tfds import Records
@@ -174,6 +174,7 @@ def test_a_run_from_records_is_the_run(prepared, tmp_path, monkeypatch):
     c.data.name, c.data.data_dir, c.data.condition = "small", str(prepared), "label"
     c.model.hidden, c.train.batch_size, c.train.epochs, c.eval.num_samples = (8,), 8, 3, 5
     monkeypatch.setattr(feed, "window_steps", lambda source: 2)
+    monkeypatch.setattr(train, "draw", lambda *_: {})
     found = {}
     for c.data.placement in ("device", "host"):
         assert stays_on_host(setups.make_setup(configuration.validate(c), 1)) == (c.data.placement == "host")
