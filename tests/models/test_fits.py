@@ -212,3 +212,20 @@ def test_chunks_do_not_change_a_fit():
     np.testing.assert_array_equal(two["stopped"], five["stopped"])
     for name in two["q_params"]:
         np.testing.assert_allclose(two["q_params"][name], five["q_params"][name], atol=1e-5)
+
+
+@pytest.mark.parametrize("posterior", ["normal", "full_normal", "low_rank", "coupling", "planar", "two_layer"])
+def test_antithetic_draws_come_in_pairs(posterior):
+    """For a Gaussian z and 2 mean - z; for all of them the noise of a pair cancels, so densities at the start agree."""
+    model = model_of(posterior, 3)
+    keys = keys_of(2)
+    heads = families.POSTERIORS[posterior](latent(3)).heads
+    q = model.make_q({}, {name: jax.random.normal(jax.random.key(1), (2, *shape)) for name, shape in heads.items()})
+    z, log_q = q.sample_and_log_prob(keys, (5,), antithetic=True)
+    first, _ = q.sample_and_log_prob(keys, (3,))
+    leaf = lambda z: z["z1"] if isinstance(z, dict) else z
+    np.testing.assert_allclose(leaf(z)[:3], leaf(first), rtol=1e-6)
+    assert leaf(z).shape == (5, 2, 3) and log_q.shape == (5, 2)
+    if posterior in ("normal", "full_normal", "low_rank"):
+        np.testing.assert_allclose(z[3:], 2 * q.mean - first[:2], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(log_q[3:], log_q[:2], rtol=1e-4)
