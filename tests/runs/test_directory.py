@@ -372,6 +372,17 @@ def test_report_of_a_finished_run(tmp_path):
     assert path == workdir / "report.html" and page.write_report(workdir, CONFIG).read_text("utf-8") == text
 
 
+def test_a_report_warns_of_fits_that_fall_short(tmp_path):
+    """As the terminal does, beside the numbers; of those that do not, no word."""
+    open_run(tmp_path)
+    for shortfall, count in ((0.31, 1), (0.01, 0)):
+        short = {"fit_shortfall": {"value": shortfall, "stderr": 0.004, "unit": "nats"}}
+        summary = {**SUMMARY, "splits": {**SUMMARY["splits"], "test": SUMMARY["splits"]["test"] | short}}
+        directory.write_summary(tmp_path, summary)
+        seen = Checker(page.write_report(tmp_path).read_text("utf-8")).text
+        assert seen.count("warning: fits of q on test end at least 0.3100 ± 0.0040 nats below the best") == count
+
+
 def test_report_of_a_run_just_begun_and_of_an_unfinished_one(tmp_path):
     open_run(tmp_path)
     assert "unfinished" in Checker(page.write_report(tmp_path).read_text("utf-8")).text
