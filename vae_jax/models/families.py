@@ -338,7 +338,7 @@ def normal(config, event_shape):
         return Normal(mean, jnp.broadcast_to(weights.get("log_sigma", log_sigma), mean.shape), len(event_shape))
 
     init = dict if mode == "fixed" else lambda: {"log_sigma": jnp.full(shape, log_sigma)}
-    update = {"closed_form_update": partial(optimal_sigma, math.prod(event_shape))} if mode == "optimal" else {}
+    update: Any = {"closed_form_update": partial(optimal_sigma, math.prod(event_shape))} if mode == "optimal" else {}
     return Likelihood(1, make, lambda mean: mean[..., None], init, **update)
 
 
