@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
@@ -139,6 +140,12 @@ def test_a_typo_in_an_override_fails(command):
     assert err == "error: config.trian.epochs does not exist: did you mean config.train.epochs?\n"
 
 
+def as_a_user_has_it():
+    """The environment with jax's own compiler and devices, not the quick ones of tests/conftest.py."""
+    ours = ("NPROC", "PJRT_NPROC", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if load(path).get_config().data.name in SHIPPED], ids=str)
 def test_a_quick_variant_runs_by_the_command_of_the_docstring(path, tmp_path):
@@ -146,7 +153,7 @@ def test_a_quick_variant_runs_by_the_command_of_the_docstring(path, tmp_path):
     command = [sys.executable, *shlex.split(line)[1:], f"--workdir={tmp_path / 'run'}"]
     if not any(f"{path.name}:" in part for part in command):  # that of a file without a quick variant names one
         command = [part.replace(path.name, f"{path.name}:quick") for part in command]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=as_a_user_has_it(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary = directory.read_summary(tmp_path / "run")
     assert summary["complete"] and np.isfinite(summary["splits"]["test"]["nll"]["value"])
