@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.commands import configuration
-from vae_jax.distributions.basic import distribution, typed
+from vae_jax.distributions.protocol import distribution, typed
 from vae_jax.models import families, networks
 from vae_jax.objectives.elbo import elbo_fn, importance_bound
 from vae_jax.objectives.loss import OBJECTIVES, Objective

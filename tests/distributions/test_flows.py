@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vae_jax.distributions import basic, flows
-from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl, density_anywhere, has_density
+from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl
+from vae_jax.distributions.protocol import density_anywhere, has_density
 from vae_jax.objectives.elbo import draw, elbo_fn
 
 BATCH, LATENT, LAYERS, WIDTH, CONTEXT = 3, 5, 4, 7, 2

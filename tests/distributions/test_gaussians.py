@@ -12,7 +12,8 @@ import scipy.special
 import scipy.stats
 
 from vae_jax.distributions import gaussians
-from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl, density_anywhere, has_density
+from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl
+from vae_jax.distributions.protocol import density_anywhere, has_density
 
 BATCH, LATENT, RANK = 3, 4, 2
 CORRELATED = ["full", "low_rank"]

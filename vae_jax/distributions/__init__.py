@@ -3,20 +3,15 @@
 from vae_jax.distributions.basic import (
     CLOSED_FORM_KL,
     Bernoulli,
-    Distribution,
     Normal,
     StandardNormal,
     bernoulli_log_prob,
     closed_form_kl,
-    density_anywhere,
-    distribution,
-    has_density,
     kl_of_dimensions,
     kl_standard_normal,
     normal_log_prob,
     reparameterize,
     standard_normal,
-    typed,
 )
 from vae_jax.distributions.flows import (
     CouplingFlow,
@@ -40,6 +35,7 @@ from vae_jax.distributions.likelihoods import (
     DiscretizedLogistic,
     LogisticMixture,
 )
+from vae_jax.distributions.protocol import Distribution, density_anywhere, distribution, has_density, typed
 
 __all__ = ["CLOSED_FORM_KL", "Bernoulli", "BetaBinomial", "Categorical", "ContinuousBernoulli", "CouplingFlow", "Dirac"]
 __all__ += ["DiscretizedLogistic", "Distribution", "FullNormal", "InverseAutoregressiveFlow", "LogisticMixture"]

@@ -10,7 +10,7 @@
 m is a mask of zeros and ones: a coupling layer changes one part of u by a function of the other part, so its inverse
 costs as much as the layer itself. The density of the other two is known at their own draws only. A flow works on
 standardized u, whatever the scale of the posterior; with the weights of `init_coupling` or `init_autoregressive` it is
-the identity and z is Gaussian. Everything follows the protocol of basic.py, and every parameter is a leaf.
+the identity and z is Gaussian. Everything follows protocol.py, and every parameter is a leaf.
 """
 
 import math
@@ -18,7 +18,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.basic import LOG_2PI, Shape, distribution, standard_normal, std_from_log, sum_event
+from vae_jax.distributions.basic import LOG_2PI, standard_normal, std_from_log, sum_event
+from vae_jax.distributions.protocol import Shape, distribution
 
 MAX_SCALE = 2.0  # a layer stretches by at most e^2, so that a flow is finite, and invertible, whatever its weights
 

@@ -1,7 +1,7 @@
 """Gaussians with correlations, mixtures of Gaussians, Gaussians in two layers, and the point mass they shrink to.
 
-All follow the protocol of basic.py: `sample`, `log_prob`, for those that serve as q `sample_and_log_prob` with one key
-or a key for each example, nats, and every parameter a leaf. Correlations are relative to the scales, z = mean + sigma *
+All follow protocol.py: `sample`, `log_prob`, for those that serve as q `sample_and_log_prob` with one key or a key for
+each example, nats, and every parameter a leaf. Correlations are relative to the scales, z = mean + sigma *
 (...), so they are numbers without units, and a closed-form KL is the diagonal Gaussian's plus a remainder.
 """
 
@@ -12,17 +12,14 @@ from vae_jax.distributions.basic import (
     CLOSED_FORM_KL,
     LOG_2PI,
     Normal,
-    Shape,
     StandardNormal,
-    distribution,
     kl_standard_normal,
     normal_log_prob,
-    refuse_gradient,
     standard_normal,
     std_from_log,
     sum_event,
-    typed,
 )
+from vae_jax.distributions.protocol import Shape, distribution, refuse_gradient, typed
 
 
 @distribution("mean", "log_std", "lower")

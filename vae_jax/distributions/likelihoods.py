@@ -1,6 +1,6 @@
 """Densities of images beside Bernoulli and Normal: for grey values in [0, 1], and for values on a grid of levels.
 
-All follow the protocol of basic.py (`sample`, `mean`, `log_prob`; nats; pytrees) with parameters `[K, B, *event]` whose
+All follow protocol.py (`sample`, `mean`, `log_prob`; nats; pytrees) with parameters `[K, B, *event]` whose
 last `event_ndims` axes are one event. A grid of L levels is 0, 1/(L-1), ..., 1; bytes have 256 levels. `log_prob` is
 then the log probability of the level nearest to a value, so that the probabilities of all levels add up to one.
 """
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from vae_jax.distributions.basic import Shape, bernoulli_log_prob, distribution, flat_event, sum_event
+from vae_jax.distributions.basic import bernoulli_log_prob, flat_event, sum_event
+from vae_jax.distributions.protocol import Shape, distribution
 
 GRID = ("levels", "event_ndims")  # static fields of a distribution of levels
 NEAR_HALF = 0.2  # |logit| below which the normalizer of a continuous Bernoulli is a series, to float32's last digit

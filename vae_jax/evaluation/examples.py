@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from vae_jax.data import order as streams
-from vae_jax.distributions.basic import Normal, density_anywhere, has_density
+from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.gaussians import Dirac, FullNormal, LowRankNormal
+from vae_jax.distributions.protocol import density_anywhere, has_density
 from vae_jax.keys import Use, fold_each, split_keys
 from vae_jax.models.fits import fit_q_params
 from vae_jax.models.model import Model

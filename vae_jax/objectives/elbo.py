@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.basic import Distribution, StandardNormal, closed_form_kl, refuse_gradient, typed
+from vae_jax.distributions.basic import StandardNormal, closed_form_kl
+from vae_jax.distributions.protocol import Distribution, refuse_gradient, typed
 
 Decode = Callable[[Any], Distribution]  # z -> p(x|z)
 KL = str | Callable[[Distribution, Distribution], jax.Array]  # 'auto', 'monte_carlo' or (q, prior) -> [B]

@@ -11,7 +11,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vae_jax.distributions.basic import LOG_2PI, Normal, StandardNormal, kl_of_dimensions, std_from_log, typed
+from vae_jax.distributions.basic import LOG_2PI, Normal, StandardNormal, kl_of_dimensions, std_from_log
+from vae_jax.distributions.protocol import typed
 from vae_jax.objectives.elbo import Elbo, checked_log_prob, elbo_fn, objective
 
 
