@@ -84,13 +84,13 @@ def test_a_natural_step_by_hand():
     """Curvature h = 9 at sigma = 1, d = 1 - h sigma^2 = -8, rate 0.1: the variance is divided by 1 + 0.8.
 
     Then the mean, with a gradient of 2, moves by 0.1 * 2 / 1.8. At rate 1 a variance is but halved, and the mean, with
-    a gradient of 50, moves by LONGEST.
+    a gradient of 50, moves by LONGEST_MOVE.
     """
     q_params = {"mean": jnp.zeros((2, 1)), "log_std": jnp.zeros((2, 1))}
     gradient = {"mean": jnp.array([[2.0], [50.0]]), "log_std": jnp.array([[-8.0], [-8.0]])}
     new = fits.diagonal_step(q_params, gradient, jnp.array([0.1, 1.0]))
-    np.testing.assert_allclose(jnp.exp(2 * new["log_std"])[:, 0], [1 / 1.8, np.exp(-fits.MOST)], rtol=1e-6)
-    np.testing.assert_allclose(new["mean"][:, 0], [0.2 / 1.8, fits.LONGEST], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(2 * new["log_std"])[:, 0], [1 / 1.8, np.exp(-fits.LARGEST_GROWTH)], rtol=1e-6)
+    np.testing.assert_allclose(new["mean"][:, 0], [0.2 / 1.8, fits.LONGEST_MOVE], rtol=1e-6)
 
 
 def test_a_full_step_of_a_diagonal_gaussian_is_the_diagonal_step():
@@ -99,7 +99,7 @@ def test_a_full_step_of_a_diagonal_gaussian_is_the_diagonal_step():
     gradient = {"mean": jnp.array([[1.0, -2.0]]), "log_std": jnp.array([[0.5, -0.3]]), "lower": jnp.zeros((1, 1))}
     full = {"mean": mean, "log_std": log_std, "lower": jnp.zeros((1, 1))}
     rate = jnp.array([1e-3])
-    new, expected = families.full_step(full, gradient, rate), fits.diagonal_step(full, gradient, rate)
+    new, expected = fits.full_step(full, gradient, rate), fits.diagonal_step(full, gradient, rate)
     for name in expected:
         np.testing.assert_allclose(new[name], expected[name], atol=1e-6)
     np.testing.assert_allclose(new["lower"], 0, atol=1e-7)
@@ -118,7 +118,7 @@ def test_a_full_step_goes_to_a_known_posterior():
         trace = jnp.einsum("bik,ij,bjk->b", factor, precision, factor)
         return (q.log_std.sum(-1) - 0.5 * (trace + jnp.einsum("bi,ij,bj->b", off, precision, off))).sum()
 
-    step = jax.jit(lambda q_params: families.full_step(q_params, jax.grad(value)(q_params), jnp.full(1, 0.3)))
+    step = jax.jit(lambda q_params: fits.full_step(q_params, jax.grad(value)(q_params), jnp.full(1, 0.3)))
     q_params = {name: jnp.zeros((1, 3)) for name in ("mean", "log_std", "lower")}
     for _ in range(60):
         q_params = step(q_params)
@@ -183,8 +183,8 @@ def test_few_steps_are_steps_all_the_same(max_steps, taken):
 def test_the_rate_falls_and_the_average_of_the_last_window_is_the_answer():
     """One window of four steps of Adam with the gradient 1, whose updates are 1, worked by hand.
 
-    Rates: level at 0, 1/4; at 1/2 and 3/4 of the way LEAST to the power of (1/2 - LEVEL) / (1 - LEVEL) = 1/6 and of
-    (3/4 - LEVEL) / (1 - LEVEL) = 7/12. Iterates are their sums, the answer the mean of the iterates.
+    Rates: level at 0 and 1/4 of the way; at 1/2 and 3/4 LAST_RATE to the power of (1/2 - 0.4) / (1 - 0.4) = 1/6 and of
+    (3/4 - 0.4) / (1 - 0.4) = 7/12. Iterates are their sums, the answer the mean of the iterates.
     """
     value = lambda keys, q_params: q_params["mean"][:, 0]
     options = {**RATES, "max_steps": 4, "window": 4, "patience": 1}

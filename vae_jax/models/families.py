@@ -19,7 +19,7 @@ from vae_jax.distributions import flows, gaussians, likelihoods
 from vae_jax.distributions.basic import Bernoulli, Normal, StandardNormal
 from vae_jax.errors import ConfigError
 from vae_jax.models import networks
-from vae_jax.models.fits import LONGEST, Ascent, along, natural
+from vae_jax.models.fits import Ascent, full_step, natural
 
 SMALL = 0.01  # noise that tells equal pseudo-inputs apart
 
@@ -100,32 +100,6 @@ def full_normal_posterior(config):
     lower = {"lower": (dim * (dim - 1) // 2,)} if dim > 1 else {}
     ascent = natural(("mean", "log_std", "lower"), full_step) if dim > 1 else natural()
     return Posterior(gaussian_heads(config) | lower, make, ascent=ascent)
-
-
-def full_step(q_params, gradient, rate):
-    """A natural-gradient step of N(mean, L L^T): the diagonal step in the coordinates of L.
-
-    A = L^T dL/dL, made symmetric, is 0 where the precision is the curvature. L <- L chol(I + A' + A'^2 / 2) with A' =
-    rate A, so long as no row of A' sums to more than 1: far from there the rate is smaller.
-    """
-    mean, dim = q_params["mean"], q_params["mean"].shape[-1]
-    where, scale, eye = np.tril_indices(dim, -1), math.sqrt(dim), jnp.eye(dim)
-    std, zeros = jnp.exp(q_params["log_std"])[..., None], jnp.zeros((*mean.shape, dim))
-    factor = std * (eye + zeros.at[..., *where].set(q_params["lower"] / scale))
-    below = zeros.at[..., *where].set(gradient["lower"] * scale) / std
-    diagonal = (gradient["log_std"] - (factor * below).sum(-1)) / std[..., 0]
-    whitened = jnp.tril(jnp.swapaxes(factor, -1, -2) @ (below + diagonal[..., None] * eye))
-    whitened += jnp.swapaxes(jnp.tril(whitened, -1), -1, -2)
-    rate = jnp.minimum(rate, 1 / jnp.abs(whitened).sum(-1).max(-1))
-    change = along(rate, whitened) * whitened
-    factor = factor @ jnp.linalg.cholesky(eye + change + change @ change / 2)
-    move = factor @ (jnp.swapaxes(factor, -1, -2) @ gradient["mean"][..., None])
-    std = jnp.diagonal(factor, axis1=-2, axis2=-1)
-    return {
-        "mean": mean + jnp.clip(along(rate, mean) * move[..., 0], -LONGEST, LONGEST),
-        "log_std": jnp.log(std),
-        "lower": (factor / std[..., None])[..., *where] * scale,
-    }
 
 
 @declares(rank=Key(2, "low_rank: columns of the factor beside the diagonal", at_least(1)))

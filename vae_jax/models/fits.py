@@ -10,17 +10,19 @@ which stays positive and knows no scale: a likelihood a hundred times sharper is
 a Gaussian, a flow or a factor, is fitted by Adam beside it. Khan and Nielsen (2018); Lin, Schmidt and Khan (2020).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vae_jax.keys import fold_each
 
-MOST = 0.7  # a variance at most doubles or halves in a step, since its gradient is noisy while the mean is far off
-LONGEST = 1.0  # a mean moves at most so far in a step: the first curvatures may be far from those where it arrives
+LARGEST_GROWTH = 0.7  # of log sigma^2 in a step, up or down: its gradient is noisy while the mean is far off
+LONGEST_MOVE = 1.0  # of a mean in a step: the first curvatures may be far from those where it arrives
 
 
 class Ascent(NamedTuple):
@@ -41,11 +43,46 @@ def diagonal_step(q_params: dict, gradient: dict, rate: jax.Array) -> dict:
     Returns:
         The new 'mean' and 'log_std'.
     """
-    rate, bend = along(rate, q_params["mean"]), gradient["log_std"]
-    growth = jnp.minimum(jnp.log1p(rate * jnp.abs(bend)), MOST)
-    log_std = q_params["log_std"] + 0.5 * jnp.sign(bend) * growth
+    rate, slope = along(rate, q_params["mean"]), gradient["log_std"]
+    growth = jnp.minimum(jnp.log1p(rate * jnp.abs(slope)), LARGEST_GROWTH)
+    log_std = q_params["log_std"] + 0.5 * jnp.sign(slope) * growth
     move = rate * jnp.exp(2 * log_std) * gradient["mean"]
-    return {"mean": q_params["mean"] + jnp.clip(move, -LONGEST, LONGEST), "log_std": log_std}
+    return {"mean": q_params["mean"] + jnp.clip(move, -LONGEST_MOVE, LONGEST_MOVE), "log_std": log_std}
+
+
+def full_step(q_params: dict, gradient: dict, rate: jax.Array) -> dict:
+    """A natural-gradient step of N(mean, L L^T): the diagonal step in the coordinates of L.
+
+    A = L^T dL/dL, made symmetric, is 0 where the precision is the curvature. L <- L chol(I + A' + A'^2 / 2) with A' =
+    rate A, so long as no row of A' sums to more than 1: far from there the rate is smaller.
+
+    Args:
+        q_params: 'mean' and 'log_std' `[B, Z]`, and 'lower' `[B, Z (Z - 1) / 2]`; L = diag(sigma) (I +
+            lower / sqrt(Z)).
+        gradient: of the sum over examples, to be ascended, by all three.
+        rate: `[B]`.
+
+    Returns:
+        Their new values.
+    """
+    mean, dim = q_params["mean"], q_params["mean"].shape[-1]
+    where, scale, eye = np.tril_indices(dim, -1), math.sqrt(dim), jnp.eye(dim)
+    std, zeros = jnp.exp(q_params["log_std"])[..., None], jnp.zeros((*mean.shape, dim))
+    factor = std * (eye + zeros.at[..., *where].set(q_params["lower"] / scale))
+    below = zeros.at[..., *where].set(gradient["lower"] * scale) / std
+    diagonal = (gradient["log_std"] - (factor * below).sum(-1)) / std[..., 0]
+    whitened = jnp.tril(jnp.swapaxes(factor, -1, -2) @ (below + diagonal[..., None] * eye))
+    whitened += jnp.swapaxes(jnp.tril(whitened, -1), -1, -2)
+    rate = jnp.minimum(rate, 1 / jnp.abs(whitened).sum(-1).max(-1))
+    change = along(rate, whitened) * whitened
+    factor = factor @ jnp.linalg.cholesky(eye + change + change @ change / 2)
+    move = factor @ (jnp.swapaxes(factor, -1, -2) @ gradient["mean"][..., None])
+    std = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return {
+        "mean": mean + jnp.clip(along(rate, mean) * move[..., 0], -LONGEST_MOVE, LONGEST_MOVE),
+        "log_std": jnp.log(std),
+        "lower": (factor / std[..., None])[..., *where] * scale,
+    }
 
 
 def by_optimizer(optimizer: optax.GradientTransformation) -> Ascent:
@@ -84,15 +121,14 @@ def natural(heads: tuple = ("mean", "log_std"), step: Callable = diagonal_step) 
     Returns:
         The ascent; where q_params lack one of the heads, it is Adam's.
     """
-    apart = lambda tree: {name: leaf for name, leaf in tree.items() if name not in heads}
-    others = lambda tree: apart(tree) if set(heads) <= tree.keys() else tree
+    gaussian = lambda q_params: set(heads) <= q_params.keys()
+    others = lambda tree: {name: leaf for name, leaf in tree.items() if not gaussian(tree) or name not in heads}
 
     def update(gradient, state, q_params, rate, adam_rate):
-        if not set(heads) <= q_params.keys():
-            return FORGETFUL_ADAM.update(gradient, state, q_params, rate, adam_rate)
-        adam_rate = adam_rate / imbalance(q_params, gradient)
-        new, state = FORGETFUL_ADAM.update(apart(gradient), state, apart(q_params), rate, adam_rate)
-        return step(q_params, gradient, rate) | new, state
+        if gaussian(q_params):
+            adam_rate = adam_rate / imbalance(q_params, gradient)
+        new, state = FORGETFUL_ADAM.update(others(gradient), state, others(q_params), rate, adam_rate)
+        return (step(q_params, gradient, rate) if gaussian(q_params) else {}) | new, state
 
     return Ascent(lambda q_params: FORGETFUL_ADAM.init(others(q_params)), update)
 
@@ -120,7 +156,7 @@ class Fit(NamedTuple):
 
 
 PLATEAU_DECAY = 0.3  # of an example's rate, after a window that was no better than the best before it
-LEVEL, LEAST = 0.4, 0.01  # the share of a fit before its rate falls, and what is left of the rate at the end
+LEVEL_SHARE, LAST_RATE = 0.4, 0.01  # of a fit: its share before the rate falls, and what is left of the rate at the end
 
 
 def fit_q_params(
@@ -137,10 +173,11 @@ def fit_q_params(
 ) -> Fit:
     """Fits the q_params of each example on its own, all together, the decoder frozen.
 
-    The rate is level for the first LEVEL of `max_steps`, which are cut to whole windows, then falls geometrically to
-    LEAST. When the mean value over a window is not an example's best, the noise lets it come no further at this rate:
-    its rate is multiplied by PLATEAU_DECAY, and after `patience` such windows it stops; the program ends when all have.
-    The answer is the average iterate of its last window, not of the best one, which near the optimum is the luckiest.
+    The rate is level for the first LEVEL_SHARE of `max_steps`, which are cut to whole windows, then falls geometrically
+    to LAST_RATE of it. When the mean value over a window is not an example's best, the noise lets it come no further at
+    this rate: its rate is multiplied by PLATEAU_DECAY, and after `patience` such windows it stops; the program ends
+    when all have. The answer is the average iterate of its last window, not of the best one, which near the optimum is
+    the luckiest.
 
     Args:
         value: (keys `[B]`, q_params) -> what is ascended `[B]`, nats.
@@ -194,5 +231,5 @@ def fit_q_params(
 
 
 def falling(done):
-    """What is left of the rate when a share `done` of the fit is: 1 up to LEVEL, then geometrically down to LEAST."""
-    return LEAST ** jnp.clip((done - LEVEL) / (1 - LEVEL), 0, 1)
+    """What is left of the rate when a share `done` of the fit is: 1, from LEVEL_SHARE on geometrically down."""
+    return LAST_RATE ** jnp.clip((done - LEVEL_SHARE) / (1 - LEVEL_SHARE), 0, 1)
