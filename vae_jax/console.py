@@ -124,7 +124,7 @@ def warnings(splits):
     found = {split: numbers["fit_shortfall"] for split, numbers in splits.items() if "fit_shortfall" in numbers}
     return [
         f"warning: fits of q on {split} end at least {measured(short['value'], short['stderr'])} nats below the best: "
-        "raise fit.max_steps or fit.num_samples"
+        "raise max_steps or num_samples of config." + ("gaps.fit" if split == "gaps" else "fit")
         for split, short in found.items()
         if short["value"] > max(SHORT, 2 * (short["stderr"] or 0))
     ]

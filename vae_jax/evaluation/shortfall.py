@@ -1,10 +1,10 @@
 """How far fits of q are from the best that they could be, and the best of several fits.
 
-    shortfall = max_q L[q] - L[q fitted]  >=  L[q'] - L[q fitted]    for any q' that noise other than this has chosen
+    shortfall = max_q L[q] - L[q fitted]  >=  L[q'] - L[q fitted]    for any q'; L on noise that has chosen neither
 
-q' comes from a different fit of a few of the examples, from two starts, with more draws at a lower rate: what the first
-fit did not see, since its own values hardly change any more, this one does. L is the mean of log w = log p(x, z) -
-log q(z|x), which near the best q has far less variance than with a KL in closed form.
+q' comes from another fit of a few of the examples, from two starts, with more draws and at a lower rate. A longer fit
+of the first kind would not find what is left: its values hardly change any more. L is the mean of log w = log p(x, z) -
+log q(z|x), which near the best q has far less variance than a bound with its KL in closed form.
 """
 
 from collections.abc import Callable

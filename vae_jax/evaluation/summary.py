@@ -14,8 +14,6 @@ from vae_jax.models.model import Model
 from vae_jax.parallel.devices import ONE_DEVICE, Spread
 
 GIVEN = {"label": "the label", "upper": "the upper half"}  # config.data.condition -> what a number is conditional on
-
-
 CHUNK, NEAR = 1000, 1e-2  # images looked at together; how far from a level, in levels, float32 may put it
 
 
@@ -57,9 +55,8 @@ def name_units(numbers: dict, model: Model, examples: dict, config: Any) -> dict
     named = {}
     for name, number in numbers.items():
         unit, comma, rest = number["unit"].partition(",")
-        nats = "nats" + (
-            "" if name in ("kl", "fit_shortfall") or "gap" in name else after
-        )  # those are divergences over z
+        over_z = name in ("kl", "fit_shortfall") or "gap" in name  # divergences between densities of z
+        nats = "nats" + ("" if over_z else after)
         units = {"nats": nats + given, "bits/dim": f"{before}bits/dim{after}{given}"}
         name = name.replace("nll", "cross_entropy") if after and not model.rounds else name
         named[name] = {**number, "unit": units.get(unit, unit) + comma + rest}

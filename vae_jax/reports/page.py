@@ -46,10 +46,9 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
     changed = {} if config_default is None else directory.differing(config_default, config)
     environment = directory.read_environment(root)
     command = f"<pre>{escape(environment['command'])}</pre>" if environment.get("command") else ""
+    remarks = console.warnings(splits) if complete else ["The latest of each, as logged in metrics.jsonl."]
     hints = {
-        "Numbers": note("The latest of each, as logged in metrics.jsonl.")
-        if not complete
-        else "".join(map(note, map(escape, console.warnings(splits)))),
+        "Numbers": "".join(note(escape(remark)) for remark in remarks),
         "Configuration": note("Marked: what differs from the default, with the default beside it.") if changed else "",
         "Environment": command,
     }
