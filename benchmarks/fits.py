@@ -10,6 +10,7 @@ once with b2 = 0.95 and once with 0.999. A second fit is timed: the first compil
 
 import argparse
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -47,21 +48,25 @@ def linear_model(dim):
     )
 
 
-def linear_world(dim, sigma):
-    """(params, x, max L - L[q] `[B]` of any diagonal q), by NumPy in float64."""
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=(WIDTH, dim))
-    x = rng.normal(size=(COUNT, dim)) @ weight.T + sigma * rng.normal(size=(COUNT, WIDTH))
+def linear_world(dim, sigma, width=WIDTH, count=COUNT, seed=0):
+    """x = W z + sigma eps with dense W; by NumPy in float64 what the best diagonal q is for each x.
+
+    p(z|x) = N(mean, P^-1) with P = I + W'W / sigma^2; of diagonal q, N(mean, diag(1 / P_jj)) has the least KL to it.
+    """
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(width, dim))
+    x = rng.normal(size=(count, dim)) @ weight.T + sigma * rng.normal(size=(count, width))
     precision = np.eye(dim) + weight.T @ weight / sigma**2
     mean = np.linalg.solve(precision, weight.T @ x.T / sigma**2).T
 
-    def short(q_params):
+    def shortfall(q_params):
+        """max L - L[q] of diagonal q, `[B]`."""
         off, log_std = np.asarray(q_params["mean"], float) - mean, np.asarray(q_params["log_std"], float)
         quadratic = np.exp(2 * log_std) @ np.diag(precision) + np.einsum("bi,ij,bj->b", off, precision, off)
         return 0.5 * (quadratic - dim - np.log(np.diag(precision)).sum()) - log_std.sum(-1)
 
     params = {"weight": jnp.asarray(weight, jnp.float32), "log_sigma": jnp.float32(np.log(sigma))}
-    return params, np.float32(x), short
+    return SimpleNamespace(x=np.float32(x), params=params, mean=mean, precision=precision, shortfall=shortfall)
 
 
 def timed_fit(model, params, examples, fit):
@@ -76,14 +81,14 @@ def timed_fit(model, params, examples, fit):
 def linear_rows(fit):
     for dim in (2, 20, 50):
         for sigma in (1, 0.3, 0.1, 0.03, 0.01):
-            params, x, short = linear_world(dim, sigma)
+            world = linear_world(dim, sigma)
             keys = split_keys(0, "test", COUNT)
             cells = []
             for ascent in ASCENTS.values():
                 model = linear_model(dim)._replace(ascent=ascent)
-                examples = {"image": x, "key": keys, "q_params": model.start_q_params(keys)}
-                q_params, _ = timed_fit(model, params, examples, fit)
-                cells.append(f"{short(q_params).mean():.4f}")
+                examples = {"image": world.x, "key": keys, "q_params": model.start_q_params(keys)}
+                q_params, _ = timed_fit(model, world.params, examples, fit)
+                cells.append(f"{world.shortfall(q_params).mean():.4f}")
             yield (str(dim), f"{sigma}", *cells)
 
 

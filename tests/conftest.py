@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 # On jax 0.10 and 0.11 virtual CPU devices share a pool of max(cores, devices) threads. Steps in flight can use it up,
@@ -149,17 +150,16 @@ def untrained_run(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """command(*arguments) -> (exit status, stdout, stderr) of vae_jax.main in this process, its flags as new."""
-    from vae_jax import main
+def in_process(monkeypatch, capsys):
+    """in_process(module, *arguments) -> (exit status, stdout, stderr) of a command, here and with its flags as new."""
 
-    def command(*arguments):
-        argv = ["vae_jax.main", *map(str, arguments)]
+    def run(module, *arguments):
+        argv = [module.__name__, *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", argv)
         monkeypatch.chdir(ROOT)
         forget_flags()
         try:
-            main.main(main.parse(argv))
+            module.main(module.parse(argv))
             status = 0
         except SystemExit as exit:
             status = exit.code
@@ -167,7 +167,15 @@ def command(monkeypatch, capsys):
             forget_flags()
         return status, *capsys.readouterr()
 
-    return command
+    return run
+
+
+@pytest.fixture
+def command(in_process):
+    """command(*arguments) -> `in_process` of vae_jax.main."""
+    from vae_jax import main
+
+    return partial(in_process, main)
 
 
 def forget_flags():

@@ -11,12 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from vae_jax import config as configs
 from vae_jax import sweep
 from vae_jax.commands import configuration
-from vae_jax.commands import flags as command
 from vae_jax.commands import train as train_command
 from vae_jax.commands.train import train_run
 from vae_jax.errors import DeviceError, RunError
@@ -250,35 +248,9 @@ def test_another_run_in_the_way_is_refused_before_anything_is_begun(tmp_path):
 
 
 @pytest.fixture
-def swept(monkeypatch, capsys):
-    """swept(*arguments) -> (exit status, stdout, stderr) of the sweep command in this process, its flags as new."""
-
-    def swept(*arguments):
-        argv = ["vae_jax.sweep", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.chdir(ROOT)
-        forget_flags()
-        try:
-            sweep.main(sweep.parse(argv))
-            status = 0
-        except SystemExit as exit:
-            status = exit.code
-        finally:
-            forget_flags()
-        return status, *capsys.readouterr()
-
-    return swept
-
-
-def forget_flags():
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-    sys.modules.pop("config_config", None)  # the last experiment file
-    shown = (command.CONFIG, command.WORKDIR, command.DEVICES, command.INIT_FROM)
-    for flag in (*shown, sweep.SWEEP, sweep.MEMORY, sweep.BATCHING):
-        flags.FLAGS[flag.name].unparse()
-        flags.FLAGS[flag.name].present = 0
+def swept(in_process):
+    """swept(*arguments) -> `in_process` of the sweep command."""
+    return partial(in_process, sweep)
 
 
 DIGITS = "--config=experiments/digits.py:quick"
