@@ -59,7 +59,8 @@ def test_long_runs_equal_log_px(linear_gaussian, problem):
     up, down, _ = run(keys, repeat(1), arguments, linear_gaussian_target, settings)
     assert np.abs(up.log_px - linear_gaussian.log_px).mean() < 0.02
     assert np.abs(down.log_px - linear_gaussian.log_px).mean() < 0.04  # the same z begins all chains
-    assert (up.ess > 240).all()
+    assert up.ess.mean() > 0.92 * settings.num_chains  # 0.95 over many keys, single ones +- 0.017
+    assert up.ess.min() > 0.85 * settings.num_chains
     assert (np.abs(up.acceptance - ais.TARGET_ACCEPTANCE) < 0.2).all() and up.acceptance.shape == (
         len(keys),
         ais.STRETCHES,

@@ -29,7 +29,8 @@ SCRIPT = "experiments/ae_vs_vae.sh"
 @pytest.mark.slow
 def test_runs_and_pca_are_measured_printed_saved_and_drawn(trained, kinds, tmp_path, capsys):
     """PCA's errors are scikit-learn's, a run's bound is that of its summary, and no linear code errs less than PCA."""
-    runs, out, (ae, vae) = [trained(kind) for kind in kinds], tmp_path / "deep" / "out", kinds
+    runs, out = [trained(kind) for kind in kinds], tmp_path / "deep" / "out"
+    ae, vae = (Path(run).name for run in runs)
     latent_spaces.main([f"--out={out}", *runs])
     printed, numbers = capsys.readouterr().out, json.loads((out / "comparison.json").read_text())
     models, config = numbers["models"], load.read_config(runs[1])
