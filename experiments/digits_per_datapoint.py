@@ -15,7 +15,4 @@ def get_config(variant=""):
     config = from_experiment(Path(__file__).with_name("digits.py"), variant)
     config.data.binarization = "fixed"
     config.inference.kind = "per_datapoint"
-    config.inference.start = "prior"
-    config.inference.learning_rate = 0.1
-    config.inference.inner_steps = 3
     return config

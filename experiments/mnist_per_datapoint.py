@@ -15,8 +15,5 @@ def get_config(variant=""):
     config = from_experiment(Path(__file__).with_name("mnist.py"), variant)
     config.data.binarization = "fixed"
     config.inference.kind = "per_datapoint"
-    config.inference.start = "zeros"
-    config.inference.ascent = "natural"
     config.inference.inner_steps = 10
-    config.objective.num_samples = 2
     return config

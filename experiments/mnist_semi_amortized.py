@@ -1,4 +1,4 @@
-"""MNIST with an encoder whose proposal is refined by five gradient steps on each image's own bound.
+"""MNIST with an encoder whose proposal is refined by five natural-gradient steps on each image's own bound.
 
     python -m vae_jax.main --config=experiments/mnist_semi_amortized.py
 
@@ -15,5 +15,4 @@ def get_config(variant=""):
     config.data.binarization = "fixed"
     config.inference.kind = "semi_amortized"
     config.inference.steps = 5
-    config.inference.step_size = 0.05
     return config

@@ -60,9 +60,15 @@ OBJECTIVES = {
     "autoencoder": {"objective.name": "autoencoder", "model.posterior": "dirac", "objective.code": 0.01},
 }
 INFERENCES = {
+    "constant": {"inference.kind": "constant"},
     "per_datapoint": {"inference.kind": "per_datapoint", "inference.start": "prior", "inference.inner_steps": 2},
-    "semi_amortized": {"inference.kind": "semi_amortized", "inference.momentum": 0.3, "inference.clip_norm": 1.0},
-    "semi_amortized_stopped": {"inference.kind": "semi_amortized", "inference.stop_gradient": True},
+    "semi_amortized": {
+        "inference.kind": "semi_amortized",
+        "inference.ascent": "momentum",
+        "inference.momentum": 0.3,
+        "inference.clip_norm": 1.0,
+    },
+    "semi_amortized_followed": {"inference.kind": "semi_amortized", "inference.stop_gradient": False},
     "denoising": {"inference.input_noise": 0.1, "inference.input_dropout": 0.1},
 }
 VARIANTS = {"": {}, **POSTERIORS, **PRIORS, **LIKELIHOODS, **OBJECTIVES, **INFERENCES}

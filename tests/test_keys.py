@@ -21,7 +21,7 @@ from vae_jax.distributions.gaussians import LowRankNormal
 from vae_jax.evaluation import ais, bounds, examples, gaps, generation, gradient_noise, latent_space, nuts
 from vae_jax.keys import TRAINING, Use, fold_each, prior_key, seed_keys, split_keys
 from vae_jax.models import inference
-from vae_jax.models.fits import by_optimizer
+from vae_jax.models.fits import by_optimizer, natural
 from vae_jax.models.model import Model
 from vae_jax.objectives.regularized import elbo
 from vae_jax.parallel.devices import ONE_DEVICE
@@ -96,12 +96,12 @@ def encode(params, x, condition=None):
     return {"mean": mean, "log_std": jnp.zeros_like(mean) - 1}
 
 
-REFINE = SimpleNamespace(steps=2, step_size=0.1, momentum=0.5, clip_norm=0.0, stop_gradient=True)
+REFINE = SimpleNamespace(steps=2, ascent="natural", natural_rate=0.5, learning_rate=0.1, stop_gradient=True)
 MODEL = Model(
     **{
         **dict.fromkeys(Model._fields),
         **Model._field_defaults,
-        "infer": inference.semi_amortized(encode, make_q, REFINE),
+        "infer": inference.semi_amortized(encode, make_q, natural(), REFINE),
         "make_q": make_q,
         "encode": encode,
         "decode": lambda params, z, condition=None: Bernoulli(z @ params["decoder"]),

@@ -25,7 +25,7 @@ from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import program as program_module
 from vae_jax.training import setup as setups
 from vae_jax.training import step
-from vae_jax.training.program import make_program, make_run_steps
+from vae_jax.training.program import make_program, make_run_steps, make_table_updates
 
 NUM_EXAMPLES, BATCH, STREAMS = 70, 16, 8  # 70 = 8 * 8 + 6: streams of 8 and of 9
 NAMES = ("mean", "log_std")
@@ -42,7 +42,7 @@ def small_model(kind="per_datapoint"):
     config = configuration.default()
     config.model.latent_dim, config.model.hidden = 2, (4,)
     config.inference.kind, config.data.binarization = kind, "fixed"
-    config.inference.update({"steps": 2, "step_size": 0.1, "start": "prior"})
+    config.inference.update({"steps": 2, "learning_rate": 0.1, "start": "prior"})
     return make_model(configuration.validate(config), Info)
 
 
@@ -58,7 +58,8 @@ ADAM = optax.adam(1.0)
 
 
 def table_updates(optimizer=None, rate=0.1, inner_steps=1):
-    return step.TableUpdates(by_optimizer(optimizer or ADAM), lambda *_: (0.0, rate), inner_steps)
+    rates = lambda hyper, step, number: (0.0, rate * (1 + number))
+    return step.TableUpdates(by_optimizer(optimizer or ADAM), rates, inner_steps)
 
 
 def plain_table():
@@ -137,17 +138,21 @@ def test_every_row_has_its_own_count():
 def test_gradients_are_those_of_sums_for_rows_and_of_means_for_the_decoder():
     """Plain SGD at rate 1 everywhere: what moved is the gradient, written out by hand for batches of 4 and of 16.
 
-    A row moves by the gradient of its own example's ELBO, whatever the batch; the decoder by the mean over the batch.
+    A row moves by the gradient of its own example's ELBO, whatever the batch; then the decoder by the mean over the
+    batch, with draws of its own.
     """
     state, model, key = start_state(plain=True), small_model(), jax.random.key(1)
 
     @jax.jit
     def by_hand(params, rows, index, image):
-        keys = jax.vmap(
-            lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 0), i), Use.TRAIN_DRAW)
-        )(index)
-        each = lambda params, rows: elbo_fn(keys, image, model.make_q(params, rows), partial(model.decode, params)).elbo
-        return jax.grad(lambda p, r: each(p, r).sum(), (0, 1))(params, rows)
+        of_example = lambda i, use: jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 0), i), use)
+        draws = jax.vmap(of_example, (0, None))(index, Use.TRAIN_DRAW)
+        inner = jax.vmap(lambda i: jax.random.fold_in(of_example(i, Use.TRAIN_INNER), 0))(index)
+        value = lambda keys, params, rows: elbo_fn(
+            keys, image, model.make_q(params, rows), partial(model.decode, params)
+        ).elbo.sum()
+        move = jax.grad(value, 2)(inner, params, rows)
+        return jax.grad(value, 1)(draws, params, jax.tree.map(jnp.add, rows, move)), move
 
     moved_rows = {}
     for size in (4, 16):
@@ -168,13 +173,13 @@ def test_gradients_are_those_of_sums_for_rows_and_of_means_for_the_decoder():
 def test_inner_steps_are_a_loop_over_the_rows():
     """inner_steps = 3: three row updates, each with draws of its own, then the decoder moves once, by hand.
 
-    Updates 1 and 2 use fold_in(example's TRAIN_INNER key, number); the third shares its draw with the decoder's.
+    The updates use fold_in(example's TRAIN_INNER key, number), and each a rate of its own; so do the decoder's draws.
     """
     state, model, optimizer, key = start_state(), small_model(), ADAM, jax.random.key(1)
     batch = batch_of([3, 9, 11, 2])
     new, metrics = compiled_step(inner_steps=3)(key, hyper(), state, batch)
     keys = lambda use: example_keys(jax.random.fold_in(key, 0), batch["index"], use)
-    in_turn = [jax.vmap(partial(jax.random.fold_in, data=number))(keys(Use.TRAIN_INNER)) for number in range(2)]
+    in_turn = [jax.vmap(partial(jax.random.fold_in, data=number))(keys(Use.TRAIN_INNER)) for number in range(3)]
 
     @jax.jit
     def gradients(params, rows, draws):
@@ -183,10 +188,12 @@ def test_inner_steps_are_a_loop_over_the_rows():
 
     rows = entries_at(state.table.q_params, batch["index"])
     moments = jax.vmap(optimizer.init)(rows)
-    for draws in (*in_turn, keys(Use.TRAIN_DRAW)):
-        value, (decoder, gradient) = gradients(state.params, rows, draws)
+    for number, draws in enumerate(in_turn):
+        _, (_, gradient) = gradients(state.params, rows, draws)
         updates, moments = jax.vmap(optimizer.update)(gradient, moments)
-        rows = jax.tree.map(lambda row, update: row + 0.1 * update, rows, updates)
+        rate = 0.1 * (1 + number)
+        rows = optax.apply_updates(rows, jax.tree.map(partial(jnp.multiply, rate), updates))
+    value, (decoder, _) = gradients(state.params, rows, keys(Use.TRAIN_DRAW))
     got = entries_at(new.table, batch["index"])
     for expected, actual in zip(jax.tree.leaves((rows, moments)), jax.tree.leaves(tuple(got)), strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -195,6 +202,18 @@ def test_inner_steps_are_a_loop_over_the_rows():
     for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
     np.testing.assert_allclose(metrics["objective"], -value / 4, rtol=1e-5)
+
+
+def test_a_configured_table_averages_the_updates_of_a_visit():
+    """Rates 1/2, 1/3, 1/4 of natural gradients, from natural_rate = 0.5; Adam's follow the optimizer's schedule."""
+    config = configuration.default()
+    config.data.update({"num_train": 160, "binarization": "fixed"})
+    config.inference.update({"kind": "per_datapoint", "inner_steps": 3, "learning_rate": 0.2})
+    setup = setups.make_setup(configuration.validate(config), 1)
+    updates = make_table_updates(setup, regularized.elbo)
+    rates = [updates.rates(setups.hyperparameters(setup.config), 0, number) for number in range(3)]
+    np.testing.assert_allclose(rates, [[1 / 2, 0.2], [1 / 3, 0.2], [1 / 4, 0.2]], rtol=1e-6)
+    assert updates.inner_steps == 3 and updates.ascent is setup.model.ascent
 
 
 # ---- devices and epochs
@@ -393,12 +412,12 @@ def encoder_run(root):
     return setup, workdir, state
 
 
-@pytest.mark.parametrize("start", ["zeros", "prior", "encoder"])
-def test_a_table_starts_as_configured(start, encoder_run, tmp_path):
+@pytest.mark.parametrize("start, ascent", [("zeros", "natural"), ("prior", "adam"), ("encoder", "adam")])
+def test_a_table_starts_as_configured(start, ascent, encoder_run, tmp_path):
     """zeros; means from N(0, I) with no two rows alike; the rows that another run's encoder gives the same images."""
     encoder_setup, encoder_dir, encoder_state = encoder_run
     source = str(encoder_dir) if start == "encoder" else ""
-    setup = setups.make_setup(tiny("per_datapoint", start=start, encoder_run=source), 2)
+    setup = setups.make_setup(tiny("per_datapoint", start=start, encoder_run=source, ascent=ascent), 2)
     table = setups.starting_state(setup, tmp_path).table
     mean, log_std = (streams.from_slots(table.q_params[name], 160, 8) for name in NAMES)
     if start == "zeros":
@@ -412,7 +431,8 @@ def test_a_table_starts_as_configured(start, encoder_run, tmp_path):
         np.testing.assert_allclose(log_std, rows["log_std"], atol=1e-5)
     for leaf in jax.tree.leaves(table):
         assert leaf.sharding.is_equivalent_to(devices.split(setup.mesh), leaf.ndim), "each device its own rows"
-    assert (np.asarray(table.opt_state[0].count) == 0).all()
+    if ascent == "adam":
+        assert (np.asarray(table.opt_state[0].count) == 0).all() and table.opt_state[0].count.shape == (160,)
 
 
 def test_what_cannot_work_is_refused_in_one_line():

@@ -294,7 +294,7 @@ def measured():
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) / 2).astype(leaf.dtype), shapes)
     made = {"image": x, "key": split_keys(0, "test", 24), "index": np.arange(24)}
-    chunks = SimpleNamespace(eval=SimpleNamespace(chunk_images=10))
+    chunks = SimpleNamespace(eval=SimpleNamespace(chunk_images=10), inference=SimpleNamespace(num_samples=1))
     rows = with_q_params(model, params, made, chunks, devices.ONE_DEVICE)["q_params"]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), rows, model.encode(params, x))
     made["q_params"], made["mean"] = rows, rows["mean"]

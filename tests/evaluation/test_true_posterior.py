@@ -109,7 +109,7 @@ def test_refinement_comes_nearer_and_the_optimum_nearest(key):
         encode=lambda params, x, condition=None: {"mean": exact(x).mean + 0.5, "log_std": exact(x).log_std}
     )
     config = configuration.default()
-    config.inference.step_size = 0.05
+    config.inference.ascent, config.inference.learning_rate = "momentum", 0.05
     config = configuration.validate(config)
     examples = {"image": x, "key": jax.random.split(key, 3)}
     compared = true_posterior.compare(model, {}, examples, config.inference, config.fit)

@@ -139,7 +139,7 @@ def the_loss(config):
     objective = make_objective(config, NUM, devices.NO_AXIS)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
-    loss = make_loss(model, objective, make_refine(config.objective))
+    loss = make_loss(model, objective, make_refine(config))
     weights = {name: config.objective[name] for name in OBJECTIVES[config.objective.name].weights}
 
     def value(key):
@@ -234,7 +234,7 @@ def train_evaluate_sample(config, key):
         make_optimizer(config.optimizer),
         objective,
         learning_rate=lambda hyper, step: 0.01,
-        refine=make_refine(config.objective),
+        refine=make_refine(config),
         table_updates=updates if inference.has_table(config) else None,
     )
     weights = {name: jnp.float32(config.objective[name]) for name in OBJECTIVES[config.objective.name].weights}

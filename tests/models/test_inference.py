@@ -15,11 +15,13 @@ from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.evaluation import examples
 from vae_jax.evaluation.examples import bound
 from vae_jax.keys import Use, example_keys, fold_each
-from vae_jax.models.inference import INFERENCES, STARTS, clip_each, refine
+from vae_jax.models import networks
+from vae_jax.models.fits import make_ascent, natural
+from vae_jax.models.inference import INFERENCES, STARTS, clip_each, refine, zero_q_params
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives import regularized
 from vae_jax.objectives.elbo import elbo_fn
-from vae_jax.objectives.loss import make_loss
+from vae_jax.objectives.loss import make_loss, paired
 from vae_jax.training import step
 
 Z, DIM, SIGMA, NUM_EXAMPLES = 2, 4, 0.8, 8
@@ -76,10 +78,18 @@ def test_the_world_is_what_it_says(world):
         assert (world.elbo(moved) < world.elbo(world.best)).all()
 
 
+REFINEMENT = {"steps": 3, "natural_rate": 0.2, "learning_rate": 2e-2, "momentum": 0.5, "clip_norm": 5.0}
+
+
+ONE_FOR_ALL = networks.constant(partial(zero_q_params, HEADS))
+
+
 def linear_model(kind):
-    """A linear encoder and the world's decoder, whose weights are parameters too."""
+    """A linear encoder or one q for all, and the world's decoder, whose weights are parameters too."""
 
     def encode(params, x, condition=None):
+        if kind == "constant":
+            return ONE_FOR_ALL.apply(params["encoder"], x)
         encoder = params["encoder"]
         mean = x @ encoder["weight"] + encoder["bias"]
         return {"mean": mean, "log_std": jnp.broadcast_to(encoder["log_std"], mean.shape)}
@@ -89,14 +99,15 @@ def linear_model(kind):
         return Normal(mean, jnp.full_like(mean, jnp.log(SIGMA)))
 
     make_q = lambda params, rows: Normal(rows["mean"], rows["log_std"])
-    settings = SimpleNamespace(steps=3, step_size=2e-2, momentum=0.5, clip_norm=5.0, stop_gradient=False)
-    infer = INFERENCES[kind].make(encode, make_q, settings)
+    ascent, settings = natural(), REFINEMENT | {"ascent": "natural", "stop_gradient": False}
+    infer = INFERENCES[kind].make(encode, make_q, ascent, SimpleNamespace(**settings))
     prior = lambda params, condition=None: StandardNormal((Z,))
     return Model(None, infer, partial(STARTS["zeros"], HEADS), make_q, encode, decode, prior)
 
 
-def linear_params(world):
+def linear_params(world, kind):
     encoder = {"weight": jnp.zeros((DIM, Z)), "bias": jnp.zeros(Z), "log_std": jnp.zeros(Z)}
+    encoder = ONE_FOR_ALL.init(jax.random.key(0)) if kind == "constant" else encoder
     return {"encoder": encoder, "decoder": {"weight": jnp.asarray(world.weight), "bias": jnp.asarray(world.bias)}}
 
 
@@ -129,12 +140,13 @@ def linear_training(kind, num_steps=2000):
 def test_every_way_finds_the_best_q(kind, world):
     """Trained with the decoder known and frozen, the q of every example is within 0.01 nats of the best.
 
-    A linear encoder can represent that best q here. Where the posterior is diagonal, the ELBO is then log p(x).
+    A linear encoder can represent that best q here. Where the posterior is diagonal, the ELBO is then log p(x). One q
+    for all is at best the average of their means with their scale: the ELBO is quadratic in the mean, of one curvature.
     """
     model, start, run = linear_training(kind)
     index = jnp.arange(NUM_EXAMPLES)
     batch = {"image": jnp.asarray(world.x, jnp.float32), "index": index, "slot": index}
-    state = start(linear_params(world))
+    state = start(linear_params(world, kind))
     trained = run(state, batch)
 
     def q_params_of(state):
@@ -142,9 +154,15 @@ def test_every_way_finds_the_best_q(kind, world):
         keys = example_keys(jax.random.key(2), index, Use.TRAIN_REFINE)
         return model.infer(state.params, step.q_params_of(state.table), keys, batch, bound)
 
-    best = world.elbo(world.best)
-    assert (best - world.elbo(q_params_of(state)) > 0.1).all(), "the start must not be the answer"
-    gap = best - world.elbo(q_params_of(trained))
+    worth, best = world.elbo, world.best
+    if kind == "constant":
+        worth, best = (
+            lambda q_params: world.elbo(q_params).mean(),
+            best | {"mean": 0 * best["mean"] + best["mean"].mean(0)},
+        )
+        assert world.elbo(world.best).mean() - worth(best) > 0.1
+    assert (worth(best) - worth(q_params_of(state)) > 0.1).all(), "the start must not be the answer"
+    gap = worth(best) - worth(q_params_of(trained))
     assert gap.min() > -1e-5 and gap.max() < 0.01, gap
     for before, after in zip(*(jax.tree.leaves(s.params["decoder"]) for s in (state, trained)), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -157,6 +175,12 @@ def keys_of(count, seed):
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(count))
 
 
+def by_momentum(value, q_params, keys, **changes):
+    """`refine` by momentum with these changes of REFINEMENT."""
+    config = SimpleNamespace(**REFINEMENT | {"ascent": "momentum"} | changes)
+    return refine(value, q_params, keys, make_ascent(config, natural()), config)
+
+
 def test_refinement_by_hand():
     """value = -row^2 / 2, so that the gradient is -row; step 0.1, momentum 0.5, norm at most 5.
 
@@ -164,9 +188,10 @@ def test_refinement_by_hand():
     From 10: velocity -5 (clipped from -10), row 9.5;  velocity -2.5 - 5 (from -9.5) = -7.5, row 8.75.
     """
     value = lambda keys, rows: -0.5 * (rows["a"] ** 2).sum(-1)
-    refined = refine(value, {"a": jnp.array([[1.0], [10.0]])}, keys_of(2, 0), 2, 0.1, 0.5, 5.0)
+    climb = lambda **changes: by_momentum(value, {"a": jnp.array([[1.0], [10.0]])}, keys_of(2, 0), **changes)
+    refined = climb(steps=2, learning_rate=0.1)
     np.testing.assert_allclose(refined["a"], [[0.76], [8.75]], rtol=1e-6)
-    free = refine(value, {"a": jnp.array([[1.0], [10.0]])}, keys_of(2, 0), 2, 0.1, 0.5, 0.0)
+    free = climb(steps=2, learning_rate=0.1, clip_norm=0.0)
     np.testing.assert_allclose(free["a"], [[0.76], [7.6]], rtol=1e-6)
 
 
@@ -192,7 +217,8 @@ def small_model(kind="semi_amortized", **changes):
     config = configuration.default()
     config.model.latent_dim, config.model.hidden = Z, (4,)
     config.inference.kind, config.data.binarization = kind, "fixed"
-    config.inference.update({"step_size": 0.1, "momentum": 0.5, "clip_norm": CLIP, **changes})
+    climb = {"ascent": "momentum", "learning_rate": 0.1, "momentum": 0.5, "clip_norm": CLIP, "stop_gradient": False}
+    config.inference.update(climb | changes)
     return make_model(configuration.validate(config), Info)
 
 
@@ -213,20 +239,24 @@ def noise(batch):
 
 
 def outer_loss(model, batch):
-    """params -> the training loss of the batch, refinement included."""
-    loss = make_loss(model, regularized.elbo)
+    """params -> the training loss of the batch, refinement included, which ascends the ELBO by pairs of draws."""
+    loss = make_loss(model, regularized.elbo, paired(regularized.elbo, 2, stopped=False))
     return lambda params: loss(params, (), batch, noise(batch), {})[0]
 
 
-@pytest.mark.parametrize("steps", [0, 1, 5])
-def test_outer_gradient_is_that_of_finite_differences(steps):
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"steps": 1}, {"steps": 5}, {"steps": 3, "ascent": "natural"}],
+    ids=["0", "1", "5", "natural"],
+)
+def test_outer_gradient_is_that_of_finite_differences(changes):
     """Every parameter of encoder and decoder, float64, central differences: (L(p + h) - L(p - h)) / 2h, h = 1e-5.
 
     Truncation is of order h^2 = 1e-10, rounding 1e-16 * 20 / h = 2e-10.
     """
     with jax.enable_x64(True):
         params, batch = small_batch()
-        loss = outer_loss(small_model(steps=steps), batch)
+        loss = outer_loss(small_model(**changes), batch)
         flat, unravel = ravel_pytree(params)
         assert flat.dtype == jnp.float64
         moved = flat + 1e-5 * jnp.concatenate([jnp.eye(len(flat)), -jnp.eye(len(flat))])
@@ -246,7 +276,7 @@ def test_some_examples_are_clipped_and_some_are_not():
 
     @jax.jit
     def first_gradient(params, batch):
-        bound, keys = examples.bound(model, params, batch), fold_each(noise(batch)[Use.TRAIN_REFINE], 0)
+        bound, keys = examples.bound(model, params, batch, 2), fold_each(noise(batch)[Use.TRAIN_REFINE], 0)
         value = lambda rows: bound(keys, batch["image"], model.make_q(params, rows)).sum()
         return jax.grad(value)(model.encode(params, batch["image"]))
 
@@ -271,7 +301,7 @@ def test_a_stopped_gradient_takes_the_refinement_for_a_constant():
 
     @jax.jit
     def addition(params, batch):
-        bound = examples.bound(exact, params, batch)
+        bound = examples.bound(exact, params, batch, num_samples=2)
         refined = exact.infer(params, (), noise(batch)[Use.TRAIN_REFINE], batch, bound)
         return jax.tree.map(jnp.subtract, refined, exact.encode(params, batch["image"]))
 
@@ -322,7 +352,7 @@ def test_refinement_raises_the_bound():
     rows, values = {"mean": jnp.zeros((6, Z))}, []
     for _ in range(3):
         values.append(value(None, rows))
-        rows = refine(value, rows, keys_of(6, 0), 1, 0.05, 0.0, 0.0)
+        rows = by_momentum(value, rows, keys_of(6, 0), steps=1, learning_rate=0.05, momentum=0.0, clip_norm=0.0)
     assert (np.diff(values, axis=0) > 0).all()
 
 

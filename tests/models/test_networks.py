@@ -116,11 +116,11 @@ def test_decoder_by_hand():
     np.testing.assert_allclose(got, layer(params["output"], h).reshape(5, 4, 2, 3, 2), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("hidden", [(6, 4), [6, 4], ()])
-def test_the_decoder_mirrors_the_encoder(hidden, key):
-    """Widths 6, 4 from x to z and 4, 6 from z to x, whether they come as a tuple or as JSON's list."""
+@pytest.mark.parametrize("hidden, own", [((6, 4), ()), ([6, 4], []), ((), ()), ((6, 4), (3,))])
+def test_the_decoder_mirrors_the_encoder(hidden, own, key):
+    """Widths 6, 4 from x to z and 4, 6 from z to x, as a tuple or as JSON's list; or widths of the encoder's own."""
     config = configuration.default().model
-    config = type(config)({**config.to_dict(), "hidden": hidden})
+    config = type(config)({**config.to_dict(), "hidden": hidden, "encoder_hidden": own})
     encoder = networks.make_encoder(config, {"mean": (2,)})
     decoder = networks.make_decoder(config, (5,), 1)
 
@@ -128,7 +128,7 @@ def test_the_decoder_mirrors_the_encoder(hidden, key):
         params = jax.eval_shape(network.init, key, jax.ShapeDtypeStruct(shape, jnp.float32)).get("MLP_0", {})
         return [params[f"Dense_{i}"]["bias"].size for i in range(len(params))]
 
-    assert widths(encoder, (1, 5)) == list(hidden)
+    assert widths(encoder, (1, 5)) == list(own or hidden)
     assert widths(decoder, (1, 1, 2)) == list(reversed(hidden))
 
 

@@ -17,7 +17,7 @@ from vae_jax.distributions.flows import InverseAutoregressiveFlow, PlanarFlow, i
 from vae_jax.distributions.gaussians import FullNormal, NormalMixture, TwoLayerPosterior, TwoLayerPrior
 from vae_jax.objectives.elbo import elbo_fn
 from vae_jax.objectives.importance import iwae
-from vae_jax.objectives.loss import OBJECTIVES, to_refine
+from vae_jax.objectives.loss import OBJECTIVES, paired, to_refine
 from vae_jax.objectives.regularized import autoencoder, beta_elbo, beta_tc, capacity, elbo, free_bits, mmd, squared_mmd
 from vae_jax.parallel import devices
 
@@ -259,6 +259,37 @@ def test_refinement_ascends_what_belongs_to_each_example():
 
 
 # ------------------------------------------------------------------------------------------------ beta, iwae, the code
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_paired_draws_have_the_gradient_of_their_objective(linear_gaussian, stopped):
+    """By q's parameters, 20,000 draws against the closed forms: grad ELBO = -grad KL(q || p(z|x)), and with
+    grad KL(q || p(z)) = (mean, sigma^2 - 1), grad(r E_q log p(x|z) - beta KL) = r (grad ELBO + grad KL) - beta grad KL.
+
+    At q = p(z|x) the gradient of the ELBO is zero for every draw if the parameters are stopped in log q, else not.
+    """
+    g, names = linear_gaussian, ("mean", "log_std")
+    x, weight = jnp.float32(g.x), jnp.float32(g.weight)
+    decode = lambda z: basic.Normal(z @ weight.T + jnp.float32(g.bias), jnp.full(len(g.bias), jnp.log(g.sigma)))
+    posterior = {"mean": jnp.float32(g.mean), "log_std": jnp.broadcast_to(jnp.float32(g.log_std), g.mean.shape)}
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def gradient(objective, count, q_params, **weights):
+        value = paired(OBJECTIVES[objective].function, count, stopped)
+        of = lambda q_params: value(KEY, x, basic.Normal(**q_params), decode, None, **weights)[0].sum()
+        return jax.grad(of)(q_params)
+
+    q_params = {"mean": posterior["mean"] + 0.3, "log_std": posterior["log_std"] + 0.2}
+    var, q_var = np.exp(2 * g.log_std), np.exp(2 * np.float64(q_params["log_std"]))
+    of_elbo = {"mean": -0.3 / var + 0 * q_var, "log_std": 1 - q_var / var}
+    of_kl = {"mean": np.float64(q_params["mean"]), "log_std": q_var - 1}
+    weighed = {name: 2 * (of_elbo[name] + of_kl[name]) - 0.5 * of_kl[name] for name in names}
+    found = gradient("beta", 20_000, q_params, beta=0.5, reconstruction=2.0)
+    for name in names:
+        np.testing.assert_allclose(gradient("elbo", 20_000, q_params)[name], of_elbo[name], atol=0.05)
+        np.testing.assert_allclose(found[name], weighed[name], atol=0.1)
+    noise = max(np.abs(leaf).max() for leaf in gradient("elbo", 2, posterior).values())
+    assert noise < 1e-4 if stopped else noise > 0.1
 
 
 def test_beta_one_is_the_elbo_and_beta_zero_the_reconstruction(rows):

@@ -11,11 +11,11 @@ import numpy as np
 from vae_jax.data import order as streams
 from vae_jax.distributions.basic import Normal
 from vae_jax.distributions.gaussians import Dirac, FullNormal, LowRankNormal
-from vae_jax.distributions.protocol import density_anywhere, has_density
+from vae_jax.distributions.protocol import has_density
 from vae_jax.keys import Use, fold_each, split_keys
 from vae_jax.models.fits import fit_q_params
 from vae_jax.models.model import Model
-from vae_jax.objectives.elbo import draw, elbo_fn, score
+from vae_jax.objectives.elbo import Paired, elbo_fn
 from vae_jax.parallel.devices import ONE_DEVICE, Spread, fetch
 
 
@@ -64,7 +64,8 @@ def with_q_params(model: Model, params: Any, examples: dict, config: Any, spread
         the fit of an example ended before its last step.
     """
     if model.has_encoder:
-        find, size = lambda chunk: {"q_params": infer_q_params(model, params, chunk)}, config.eval.chunk_images
+        draws, size = config.inference.num_samples, config.eval.chunk_images
+        find = lambda chunk: {"q_params": infer_q_params(model, params, chunk, draws)}
     else:
         find = lambda chunk: fit_chunk(model, params, chunk, config.fit)
         size = max(1, config.eval.chunk_images // config.fit.num_samples)
@@ -154,9 +155,11 @@ def bits_per_dim(nats, event_shape):
     return nats / (math.prod(event_shape) * math.log(2))
 
 
-@partial(jax.jit, static_argnums=0)
-def infer_q_params(model, params, chunk):
-    return model.infer(params, (), fold_each(chunk["key"], Use.EVAL_REFINE), chunk, bound(model, params, chunk))
+@partial(jax.jit, static_argnums=(0, 3))
+def infer_q_params(model, params, chunk, num_samples=1):
+    """By the encoder, perhaps with a refinement from so many draws a step."""
+    ascended = bound(model, params, chunk, num_samples)
+    return model.infer(params, (), fold_each(chunk["key"], Use.EVAL_REFINE), chunk, ascended)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -170,18 +173,17 @@ def fit_chunk(model, params, chunk, fit):
 def fit_from(model, params, chunk, fit):
     """The q_params that ascend each example's bound from chunk["q_params"], params frozen, and which examples stopped
     before the last step: {'q_params': [B, ...], 'stopped': [B]}; `fit`: config.fit."""
-    value_of = bound(model, params, chunk, fit.num_samples, fitting=True)
+    value_of = bound(model, params, chunk, fit.num_samples, stopped=True)
     value = lambda keys, q_params: value_of(keys, chunk["image"], model.make_q(params, q_params))
     options = {name: fit[name] for name in ("natural_rate", "learning_rate", "max_steps", "window", "patience")}
     fitted = fit_q_params(value, chunk["q_params"], chunk["key"], model.ascent, **options)
     return {"q_params": fitted.average, "stopped": fitted.stale >= fit.patience}
 
 
-def bound(model, params, chunk, num_samples=1, fitting=False):
+def bound(model, params, chunk, num_samples=1, stopped=False):
     """(keys [B], x, q) -> ELBO [B] under the model, for inference to ascend; of an autoencoder the reconstruction.
 
-    For a fit draws come in pairs, and q's parameters are stopped in log q: where q is p(z|x) the gradient has no noise.
-    Sticking the landing, Roeder et al. (2017). A flow whose density is known at its own draws only goes without.
+    q is `Paired`; a fit, which is not differentiated itself, asks for parameters that are `stopped` in log q.
     """
     condition = chunk.get("condition")
     decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
@@ -189,10 +191,8 @@ def bound(model, params, chunk, num_samples=1, fitting=False):
     def value(keys, x, q):
         if not has_density(q):
             return decode(q.mean[None]).log_prob(x)[0]
-        if not fitting:
-            return elbo_fn(keys, x, q, decode, prior, num_samples).elbo
-        stop = "q" if density_anywhere(q) else None
-        return score(x, *draw(keys, q, num_samples, stop, antithetic=True), decode, prior).elbo
+        paired: Any = Paired(q, stopped)
+        return elbo_fn(keys, x, paired, decode, prior, num_samples).elbo
 
     return value
 

@@ -17,6 +17,7 @@ import numpy as np
 from vae_jax.errors import UserError
 from vae_jax.evaluation.examples import bound, fit_from
 from vae_jax.keys import Use, fold_each
+from vae_jax.models.fits import make_ascent
 from vae_jax.models.inference import refine
 
 LIMIT = 4.5  # a search begins on [-LIMIT, LIMIT]^2
@@ -98,9 +99,7 @@ def three_ways(model, params, examples, inference, fit):
     value_of = bound(model, params, examples, fit.num_samples)
     value = lambda keys, q_params: value_of(keys, examples["image"], model.make_q(params, q_params))
     keys = fold_each(examples["key"], Use.CONTOUR_REFINE)
-    refined = refine(
-        value, encoded, keys, inference.steps, inference.step_size, inference.momentum, inference.clip_norm
-    )
+    refined = refine(value, encoded, keys, make_ascent(inference, model.ascent), inference)
     start = {**examples, "q_params": encoded, "key": fold_each(examples["key"], Use.CONTOUR_FIT)}
     optimal = fit_from(model, params, start, fit)["q_params"]
     return {"amortized": encoded, "semi-amortized": refined, "optimal": optimal}

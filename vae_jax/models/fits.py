@@ -133,6 +133,19 @@ def natural(heads: tuple = ("mean", "log_std"), step: Callable = diagonal_step) 
     return Ascent(lambda q_params: FORGETFUL_ADAM.init(others(q_params)), update)
 
 
+# How q_params climb in a table or a refinement: (config.inference, the ascent of their family) -> Ascent.
+ASCENTS = {
+    "natural": lambda config, own: own,
+    "adam": lambda config, own: by_optimizer(optax.adam(1.0)),
+    "momentum": lambda config, own: by_optimizer(optax.sgd(1.0, config.momentum)),
+}
+
+
+def make_ascent(config: Any, own: Ascent) -> Ascent:
+    """The ascent that `config` (config.inference) asks for, where `own` is that of the family of q."""
+    return ASCENTS[config.ascent](config, own)
+
+
 def imbalance(q_params, gradient):
     """`[B]`, at least 1: how far a Gaussian is from where it settles, in its own units; what bends it waits for it."""
     whitened = jnp.exp(q_params["log_std"]) * gradient["mean"]

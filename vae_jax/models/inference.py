@@ -2,8 +2,9 @@
 
     infer(params, q_params, key, batch, bound) -> q_params
         amortized        encoder(x)
+        constant         one and the same for every x, learned in place of an encoder
         per_datapoint    the entries of a table, as they are
-        semi_amortized   encoder(x), then a few steps of gradient ascent on the q_params themselves
+        semi_amortized   encoder(x), then a few steps of ascent on the q_params themselves
 
 q_params are the variational parameters of a batch, a dict of arrays `[B, ...]`: what an encoder emits, or what a table
 stores for each example. `bound(key, x, q) -> [B]` is what refinement ascends, passed in: this file knows no ELBO.
@@ -21,10 +22,10 @@ import jax.numpy as jnp
 
 from vae_jax.config import FRACTION, NO_KEYS, Key, at_least, keys_of, one_of
 from vae_jax.keys import fold_each
-from vae_jax.models.fits import along
+from vae_jax.models.fits import ASCENTS, Ascent, along
 
 
-def amortized(encode, make_q, config):
+def amortized(encode, make_q, ascent, config):
     """One encoder serves every x: q_params = encoder(x). Kingma and Welling (2014)."""
 
     def infer(params, q_params, key, batch, bound):
@@ -33,7 +34,7 @@ def amortized(encode, make_q, config):
     return infer
 
 
-def per_datapoint(encode, make_q, config):
+def per_datapoint(encode, make_q, ascent, config):
     """Each x has q_params of its own, learned beside the decoder, as in stochastic VI. Hoffman et al. (2013)."""
 
     def infer(params, q_params, key, batch, bound):
@@ -42,16 +43,17 @@ def per_datapoint(encode, make_q, config):
     return infer
 
 
-def semi_amortized(encode, make_q, config):
-    """The encoder's q_params, refined by `refine`; the outer gradient follows exactly. Kim et al. (2018), algorithm 1.
+def semi_amortized(encode, make_q, ascent, config):
+    """The encoder's q_params, refined by `refine`, which the outer gradient takes for a constant.
 
-    With `config.stop_gradient` it takes the refinement for a constant: q_params = encoder(x) + stopped difference.
+    q_params = encoder(x) + stopped difference. Without `config.stop_gradient` the gradient follows exactly, which with
+    momentum is algorithm 1 of Kim et al. (2018).
     """
 
     def infer(params, q_params, key, batch, bound):
         proposal = encode(params, batch["image"], batch.get("condition"))
         value = lambda keys, q_params: bound(keys, batch["image"], make_q(params, q_params))
-        refined = refine(value, proposal, key, config.steps, config.step_size, config.momentum, config.clip_norm)
+        refined = refine(value, proposal, key, ascent, config)
         if not config.stop_gradient:
             return refined
         return jax.tree.map(lambda start, end: start + jax.lax.stop_gradient(end - start), proposal, refined)
@@ -62,20 +64,21 @@ def semi_amortized(encode, make_q, config):
 class Inference(NamedTuple):
     """A way to find q."""
 
-    make: Callable  # (encode, make_q, config.inference) -> infer
+    make: Callable  # (encode, make_q, ascent, config.inference) -> infer
     keys: dict = NO_KEYS  # of config.inference, that it alone reads
+    sees_x: bool = True  # False: in place of the encoder there is one q for all
     has_table: bool = False  # q_params are stored for each training example; there is no encoder
 
 
-TABLE_KEYS = {
-    "ascent": Key(
-        "adam",
-        "per_datapoint: of the entries of the table; or natural gradients, better where the likelihood is not sharp",
-        one_of(("adam", "natural")),
-    ),
-    "natural_rate": Key(0.5, "per_datapoint: of natural gradients, at the first update of a visit", FRACTION),
-    "learning_rate": Key(1e-2, "per_datapoint: of Adam", at_least(0)),
-    "inner_steps": Key(1, "per_datapoint: updates of the batch's entries for each of the decoder", at_least(1)),
+ASCENT_KEYS = {
+    "ascent": Key("natural", "how q_params of a table, or in a refinement, climb: natural gradients", one_of(ASCENTS)),
+    "natural_rate": Key(0.5, "of natural gradients, at the first update of a visit or refinement", FRACTION),
+    "learning_rate": Key(1e-2, "of adam and momentum, on the gradient of one example's bound", at_least(0)),
+    "momentum": Key(0.5, "of momentum", FRACTION),
+    "num_samples": Key(2, "draws of an update or refinement of q_params, in pairs; of elbo and beta", at_least(1)),
+}
+TABLE_KEYS = ASCENT_KEYS | {
+    "inner_steps": Key(5, "per_datapoint: updates of the batch's entries before each of the decoder", at_least(1)),
     "start": Key(
         "zeros",
         "per_datapoint: zeros; prior (means drawn from it); encoder (of encoder_run)",
@@ -83,15 +86,14 @@ TABLE_KEYS = {
     ),
     "encoder_run": Key("", "per_datapoint: the directory of a trained run whose encoder gives the first entries"),
 }
-REFINEMENT_KEYS = {
+REFINEMENT_KEYS = ASCENT_KEYS | {
     "steps": Key(5, "semi_amortized: refinements of the encoder's q", at_least(0)),
-    "step_size": Key(1e-2, "semi_amortized: of a refinement, on the gradient of one example's bound", at_least(0)),
-    "momentum": Key(0.5, "semi_amortized", FRACTION),
-    "clip_norm": Key(5.0, "semi_amortized: of one example's gradient; 0: none", at_least(0)),
-    "stop_gradient": Key(False, "semi_amortized: the outer gradient takes the refinement for a constant"),
+    "clip_norm": Key(5.0, "semi_amortized: of one example's gradient under momentum and adam; 0: none", at_least(0)),
+    "stop_gradient": Key(True, "semi_amortized: the outer gradient takes the refinement for a constant"),
 }
 INFERENCES = {
     "amortized": Inference(amortized),
+    "constant": Inference(amortized, sees_x=False),
     "per_datapoint": Inference(per_datapoint, TABLE_KEYS, has_table=True),
     "semi_amortized": Inference(semi_amortized, REFINEMENT_KEYS),
 }
@@ -103,36 +105,38 @@ KEYS = {
 }
 
 
-def refine(
-    value: Callable, q_params: Any, keys: jax.Array, steps: int, step_size: float, momentum: float, clip_norm: float
-) -> Any:
-    """Gradient ascent with momentum on the bound of each example alone; it can be differentiated.
+def natural_rate(first: Any, number: Any) -> Any:
+    """Of update `number` of a visit or a refinement, from 0: their steps average what they see. 1 / (j + 1 / first)"""
+    return 1 / (number + 1 / first)
 
-        v <- momentum v + g,   q_params <- q_params + step_size v,   g clipped to a norm for each example
+
+def refine(value: Callable, q_params: Any, keys: jax.Array, ascent: Ascent, config: Any) -> Any:
+    """A few steps of ascent on the bound of each example alone; it can be differentiated.
 
     Args:
         value: (keys `[B]`, q_params) -> what is ascended `[B]`, nats.
         q_params: where it begins, `[B, ...]`.
         keys: `[B]`; they are consumed. Step k uses fold_in(key, k).
-        steps: how many.
-        step_size, momentum: as above.
-        clip_norm: of one example's gradient, so that a step does not depend on the batch; 0: none.
+        ascent: how they climb, see `make_ascent`.
+        config: with `steps`, how many; `natural_rate`, `learning_rate`; `clip_norm`, of one example's gradient, so
+            that a step does not depend on the batch, 0: none.
 
     Returns:
         The refined q_params.
 
     Source: Kim et al. (2018), algorithm 1.
     """
+    everyone = partial(jnp.full, len(keys))
 
     def one(carry, k):
-        q_params, velocity = carry
+        q_params, state = carry
         gradient = jax.grad(lambda q_params: value(fold_each(keys, k), q_params).sum())(q_params)
-        gradient = clip_each(gradient, clip_norm) if clip_norm else gradient
-        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
-        return (jax.tree.map(lambda r, v: r + step_size * v, q_params, velocity), velocity), None
+        if config.ascent != "natural" and config.clip_norm:
+            gradient = clip_each(gradient, config.clip_norm)
+        rates = everyone(natural_rate(config.natural_rate, k)), everyone(config.learning_rate)
+        return ascent.update(gradient, state, q_params, *rates), None
 
-    velocity = jax.tree.map(jnp.zeros_like, q_params)
-    return jax.lax.scan(one, (q_params, velocity), jnp.arange(steps))[0][0]
+    return jax.lax.scan(one, (q_params, ascent.init(q_params)), jnp.arange(config.steps))[0][0]
 
 
 def clip_each(gradient, norm):

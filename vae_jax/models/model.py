@@ -11,7 +11,7 @@ from vae_jax.config import WIDTHS, Key, at_least, choose, keys_of, one_of
 from vae_jax.errors import ConfigError
 from vae_jax.models import networks
 from vae_jax.models.families import LIKELIHOODS, POSTERIORS, PRIORS
-from vae_jax.models.fits import Ascent, natural
+from vae_jax.models.fits import Ascent, make_ascent, natural
 from vae_jax.models.inference import INFERENCES, STARTS, zero_q_params
 
 
@@ -62,7 +62,9 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
     inference = choose(INFERENCES, config.inference.kind, "inference.kind")
     require_fit(config.model, prior, event_shape, info.condition_shape)
     start_q_params = partial(STARTS.get(config.inference.start, zero_q_params), posterior.heads)
-    encoder = networks.in_precision(networks.make_encoder(config.model, posterior.heads), precision)
+    one_for_all = networks.constant(partial(zero_q_params, posterior.heads))
+    encoder = networks.make_encoder(config.model, posterior.heads) if inference.sees_x else one_for_all
+    encoder = networks.in_precision(encoder, precision)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
     decoder = networks.in_precision(decoder, precision, round_inputs=False)
 
@@ -101,7 +103,7 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
 
     return Model(
         init=init,
-        infer=inference.make(encode, make_q, config.inference),
+        infer=inference.make(encode, make_q, make_ascent(config.inference, posterior.ascent), config.inference),
         start_q_params=start_q_params,
         make_q=make_q,
         encode=encode,
@@ -201,6 +203,7 @@ KEYS = {
     "model.encoder": Key("mlp", "network from x to the parameters of q(z|x)", one_of(networks.NETWORKS)),
     "model.decoder": Key("mlp", "network from z to p(x|z)", one_of(networks.NETWORKS)),
     "model.hidden": Key((200, 200), "encoder widths from x to z; the decoder mirrors them", WIDTHS),
+    "model.encoder_hidden": Key((), "encoder widths that the decoder does not mirror; (): hidden", WIDTHS),
     "model.activation": Key("tanh", "between the layers", one_of(networks.ACTIVATIONS)),
     "model.posterior": Key("normal", "family of q(z|x)", one_of(POSTERIORS)),
     "model.prior": Key("standard_normal", "p(z)", one_of(PRIORS)),

@@ -218,11 +218,17 @@ class Architecture(NamedTuple):
     keys: dict = NO_KEYS  # of config.model, that these networks alone read
 
 
-def dense_layers(widths):
-    """Dense layers, `widths(config)` of them."""
+def encoder_widths(config):
+    """The widths of the encoder's hidden layers."""
+    return tuple(config.encoder_hidden or config.hidden)
+
+
+def dense_layers(hidden=True):
+    """Dense layers, with or without hidden ones."""
+    widths = (lambda widths: tuple(widths)) if hidden else lambda widths: ()
     return Architecture(
-        lambda config, heads: functional(MLPEncoder(widths(config), config.activation, heads)),
-        lambda config, *outputs: functional(MLPDecoder(widths(config)[::-1], config.activation, *outputs)),
+        lambda config, heads: functional(MLPEncoder(widths(encoder_widths(config)), config.activation, heads)),
+        lambda config, *outputs: functional(MLPDecoder(widths(config.hidden)[::-1], config.activation, *outputs)),
     )
 
 
@@ -236,8 +242,7 @@ def convolutions(blocks):
     """Convolutions of stride 2, each followed by so many residual blocks, then dense layers."""
 
     def encoder(config, heads):
-        widths = tuple(config.hidden)
-        sizes = (tuple(config.channels), blocks, config.between, widths)
+        sizes = (tuple(config.channels), blocks, config.between, encoder_widths(config))
         return functional(ConvEncoder(*sizes, config.activation, heads))
 
     def decoder(config, *outputs):
@@ -249,8 +254,8 @@ def convolutions(blocks):
 
 
 NETWORKS = {
-    "linear": dense_layers(lambda config: ()),
-    "mlp": dense_layers(lambda config: tuple(config.hidden)),
+    "linear": dense_layers(hidden=False),
+    "mlp": dense_layers(),
     "conv": convolutions(blocks=0),
     "resnet": convolutions(blocks=1),
 }
@@ -274,6 +279,15 @@ def nothing_to_say(heads):
         lambda key, *inputs: {},
         lambda params, x, *condition: {name: jnp.zeros((len(x), *shape)) for name, shape in heads.items()},
     )
+
+
+def constant(init):
+    """The network that gives every x the same q_params, its weights; init: keys [1] -> {name: [1, *shape]}."""
+
+    def apply(params, x, *condition):
+        return {name: jnp.broadcast_to(value, (len(x), *value.shape)) for name, value in params.items()}
+
+    return Network(lambda key, *inputs: {name: value[0] for name, value in init(key[None]).items()}, apply)
 
 
 def make_heads(widths, activation, heads):

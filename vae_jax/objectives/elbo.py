@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions.basic import StandardNormal, closed_form_kl
-from vae_jax.distributions.protocol import Distribution, refuse_gradient, typed
+from vae_jax.distributions.protocol import Distribution, density_anywhere, distribution, refuse_gradient, typed
 
 Decode = Callable[[Any], Distribution]  # z -> p(x|z)
 KL = str | Callable[[Distribution, Distribution], jax.Array]  # 'auto', 'monte_carlo' or (q, prior) -> [B]
@@ -126,6 +126,23 @@ def draw(
         return z, log_q
     _refuse_hidden_parameters(q, z)
     return z, jax.lax.stop_gradient(q).log_prob(z)
+
+
+@distribution("q", static=("stopped",))
+class Paired:
+    """q as its own parameters see it when they climb, with less noise: draws in pairs from eps and -eps.
+
+    If `stopped`, its parameters are stopped in log q: the gradient of E_q[log w] stays what it was, and where q is
+    p(z|x) it has no noise at all. Sticking the landing, Roeder et al. (2017). Not to be differentiated twice, and a
+    flow whose density is known at its own draws only goes without.
+    """
+
+    q: Any
+    stopped: bool = True
+
+    def sample_and_log_prob(self, key, sample_shape):
+        stop = "q" if self.stopped and density_anywhere(self.q) else None
+        return draw(key, self.q, sample_shape[0], stop, antithetic=True)
 
 
 def _draw_with_log_prob(key, q: Any, num_samples, antithetic):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from vae_jax.config import NO_KEYS, Check, Key, at_least, keys_of, one_of
 from vae_jax.keys import Use
 from vae_jax.objectives import importance
+from vae_jax.objectives.elbo import Paired
 from vae_jax.objectives.regularized import autoencoder, beta_elbo, beta_tc, capacity, elbo, free_bits, mmd
 
 
@@ -21,11 +22,28 @@ def make_objective(config, num_train, axis):
     return partial(objective.function, **options, **{option: config.objective[option] for option in objective.options})
 
 
+def paired(function, num_samples, stopped):
+    """An objective as q_params ascend it by themselves: with draws of their own number, `Paired`."""
+
+    def value(key, x, q, decode, prior, **weights):
+        return function(key, x, Paired(q, stopped), decode, prior, num_samples=num_samples, **weights)
+
+    return value
+
+
+def make_table_objective(config, objective):
+    """What the entries of a table ascend: `objective`, with less noise where it may."""
+    own = OBJECTIVES[config.objective.name]
+    return paired(own.function, config.inference.num_samples, stopped=True) if own.pairs else objective
+
+
 def make_refine(config):
-    """What refinement ascends under an objective that cannot serve, for `config` (config.objective); None if it can."""
-    name = to_refine(config.name)
-    options = {"num_samples": config.num_samples, "kl": config.kl}
-    return None if name == config.name else partial(OBJECTIVES[name].function, **options)
+    """What refinement ascends where that is not the objective as it is: with less noise, or the ELBO; else None."""
+    name = to_refine(config.objective.name)
+    if not OBJECTIVES[name].pairs:
+        return None
+    value = paired(OBJECTIVES[name].function, config.inference.num_samples, stopped=False)
+    return value if name == config.objective.name else lambda *arguments, **weights: value(*arguments)
 
 
 def make_weights(config, epoch_steps, num_steps):
@@ -55,7 +73,7 @@ def make_loss(model, objective, refine=None, corrupt=None):
         condition = batch.get("condition")
         decode, prior = lambda z: model.decode(params, z, condition), model.prior(params, condition)
         value = lambda keys, x, q: objective(keys, x, q, decode, prior, **weights)
-        bound = lambda keys, x, q: (refine(keys, x, q, decode, prior) if refine else value(keys, x, q))[0]
+        bound = lambda keys, x, q: (refine or objective)(keys, x, q, decode, prior, **weights)[0]
         seen = batch if corrupt is None else {**batch, "image": corrupt(keys[Use.TRAIN_CORRUPT], batch["image"])}
         q_params = model.infer(params, q_params, keys[Use.TRAIN_REFINE], seen, bound)
         each, terms = value(keys[Use.TRAIN_DRAW], batch["image"], model.make_q(params, q_params))
@@ -78,6 +96,7 @@ class Objective(NamedTuple):
     surrogate: bool = False  # a gradient estimator, not to be differentiated twice
     bound: bool = True  # on log p(x), so q must have a density
     factorizes: bool = False  # q and p must be products over dimensions
+    pairs: bool = False  # linear in log q, and of each example by itself: draws may be `Paired`
     one_prior: bool = False  # z is one array, and draws of its prior, the same for all examples, carry its gradient
     least_samples: int = 1
 
@@ -105,8 +124,8 @@ def own(*names):
 
 
 OBJECTIVES = {
-    "elbo": Objective(elbo),
-    "beta": Objective(beta_elbo, own("beta", "reconstruction"), scheduled="beta"),
+    "elbo": Objective(elbo, pairs=True),
+    "beta": Objective(beta_elbo, own("beta", "reconstruction"), scheduled="beta", pairs=True),
     "capacity": Objective(capacity, own("beta", "capacity"), scheduled="capacity", coupled=True),
     "free_bits": Objective(free_bits, own("free"), coupled=True),
     "beta_tc": Objective(beta_tc, own("beta"), scheduled="beta", density=True, coupled=True, factorizes=True),

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.config import FRACTION, SHARE, Key, at_least, one_of
-from vae_jax.models.fits import by_optimizer
 
 
 def matrices(params):
@@ -61,11 +60,6 @@ SCHEDULES = {
     "constant": lambda progress, final: 1.0,
     "cosine": lambda progress, final: final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress)),
 }
-
-
-def make_table_ascent(config, model):
-    """How the entries of a table climb: `config` (config.inference).ascent."""
-    return model.ascent if config.ascent == "natural" else by_optimizer(optax.adam(1.0))
 
 
 def make_optimizer(config):

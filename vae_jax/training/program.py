@@ -10,8 +10,9 @@ from vae_jax.data import feed, tfds
 from vae_jax.data import order as streams
 from vae_jax.data.preprocess import make_corruption
 from vae_jax.keys import seed_keys
+from vae_jax.models.inference import natural_rate
 from vae_jax.models.model import make_model
-from vae_jax.objectives.loss import make_objective, make_refine, make_weights
+from vae_jax.objectives.loss import make_objective, make_refine, make_table_objective, make_weights
 from vae_jax.parallel import devices
 from vae_jax.training.optimizer import make_learning_rate, make_optimizer
 from vae_jax.training.step import MEMBERS_SPECS, STATE_SPECS, TableUpdates, make_train_step
@@ -101,25 +102,29 @@ def make_run_members(train_step, num_steps, batch_size, num_examples, num_stream
 def setup_step(setup, axis):
     """The training step of a setup, see `step.make_train_step`."""
     config, num_steps = setup.config, setup.num_steps
-    adam_rate = make_learning_rate(config.optimizer, num_steps, "table_learning_rate")
-    # 1 / (number + 1 / rate): the updates of a visit are averaged with what the entry was before
-    natural_rate = lambda hyper, number: 1 / (number + 1 / hyper["table_natural_rate"])
-    rates = lambda hyper, step, number: (natural_rate(hyper, number), adam_rate(hyper, step))
-    updates = None if setup.model.has_encoder else TableUpdates(setup.ascent, rates, config.inference.inner_steps)
+    objective = make_objective(config, setup.dataset.info.num_train, axis)
     rounded = config.train.precision != "float32"
     return make_train_step(
         make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
         make_optimizer(config.optimizer),
-        make_objective(config, setup.dataset.info.num_train, axis),
+        objective,
         learning_rate=make_learning_rate(config.optimizer, num_steps),
         weights=make_weights(config.objective, setup.epoch_steps, num_steps),
-        refine=make_refine(config.objective),
+        refine=make_refine(config),
         prepare=setup.prepare,
         corrupt=make_corruption(config.inference),
         ema=config.optimizer.ema,
-        table_updates=updates,
+        table_updates=None if setup.model.has_encoder else make_table_updates(setup, objective),
         axis=axis,
     )
+
+
+def make_table_updates(setup, objective):
+    """How the entries of the table of a setup are updated, `objective` being what its parameters ascend."""
+    config = setup.config
+    adam_rate = make_learning_rate(config.optimizer, setup.num_steps, "table_learning_rate")
+    rates = lambda hyper, step, number: (natural_rate(hyper["table_natural_rate"], number), adam_rate(hyper, step))
+    return TableUpdates(setup.ascent, rates, config.inference.inner_steps, make_table_objective(config, objective))
 
 
 def make_program(setup):

@@ -12,12 +12,13 @@ from vae_jax.data import order as streams
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation.examples import in_chunks, split_examples, with_entries, with_means, with_q_params
 from vae_jax.keys import seed_keys
+from vae_jax.models.fits import make_ascent
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, load
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_optimizer, make_table_ascent
+from vae_jax.training.optimizer import make_optimizer
 
 CODES = 10_000  # training images of which an autoencoder's codes are taken
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
@@ -54,7 +55,7 @@ class Setup(NamedTuple):
     @property
     def ascent(self):
         """How the entries of a table climb."""
-        return make_table_ascent(self.config.inference, self.model)
+        return make_ascent(self.config.inference, self.model.ascent)
 
     @property
     def spread(self):

@@ -46,7 +46,8 @@ class TableUpdates(NamedTuple):
 
     ascent: Ascent
     rates: Callable  # (hyper, step, number of the update in a visit) -> (rate of natural gradients, rate of Adam)
-    inner_steps: int = 1  # updates of the batch's entries for each update of the parameters
+    inner_steps: int = 1  # updates of the batch's entries before each update of the parameters
+    objective: Callable | None = None  # what they ascend; None: what the parameters do
 
 
 def init_state(
@@ -107,7 +108,7 @@ def make_train_step(
         objective: (key, x, q, decode, prior, **weights(hyper, step)) -> (value [B] in nats to ascend, Elbo).
         learning_rate: (hyper, step) -> what the optimizer's updates are multiplied by.
         weights: (hyper, step) -> {name: value}, further arguments of the objective.
-        refine: another objective, without weights, for the refinement of q_params where `objective` cannot serve.
+        refine: another objective, with the same weights, for the refinement of q_params.
         prepare: (keys [B], image [B, ...]) -> x, for example binarization.
         corrupt: (keys [B], x) -> x; the encoder alone sees its result. Refinement ascends the bound of it, too.
         ema: decay of the parameters' average; 0: none.
@@ -119,7 +120,8 @@ def make_train_step(
         are folded. batch: 'image' [B, ...], 'index' [B], what the model wants, and with a table 'slot' [B], where in it
         the examples are. metrics: means over the batch in nats, and norms.
     """
-    gradient = jax.grad(make_loss(model, objective, refine, corrupt), argnums=(0, 1), has_aux=True)
+    gradient = jax.grad(make_loss(model, objective, refine, corrupt), has_aux=True)
+    visit = make_visit(model, objective, table_updates, corrupt)
     update = optax.with_extra_args_support(optimizer).update
 
     def train_step(key, hyper, state, batch):
@@ -128,12 +130,8 @@ def make_train_step(
         if prepare is not None:
             batch = {**batch, "image": prepare(keys[Use.TRAIN_BINARIZE], batch["image"])}
         params, scalars = axis.vary(state.params), weights(hyper, state.step)
-        table = take_entries(state.table, batch)
-        if table_updates is not None:
-            table = inner_updates(gradient, table_updates, params, table, batch, keys, hyper, scalars, state.step)
-        (grads, q_grads), sums = gradient(params, q_params_of(table), batch, keys, scalars)
-        if table_updates is not None:
-            table = update_entries(table_updates, table, q_grads, hyper, state.step, table_updates.inner_steps - 1)
+        table = visit(params, take_entries(state.table, batch), batch, keys, hyper, scalars, state.step)
+        grads, sums = gradient(params, q_params_of(table), batch, keys, scalars)
         grads, sums = axis.sum((grads, sums))
         count = axis.sum(len(batch["index"]))
         metrics = {name: total / count for name, total in sums.items()}
@@ -172,23 +170,26 @@ def put_entries(table, new, batch):
     return jax.tree.map(put, table, new)
 
 
-def update_entries(updates, table, gradient, hyper, step, number):
-    """Update `number` of a visit, for each entry by itself, on the gradient of its own example's loss."""
-    count = len(jax.tree.leaves(gradient)[0])
-    rates = [jnp.broadcast_to(rate, (count,)) for rate in updates.rates(hyper, step, number)]
-    upwards = jax.tree.map(jnp.negative, gradient)
-    return Table(*updates.ascent.update(upwards, table.opt_state, table.q_params, *rates))
+def make_visit(model, objective, updates, corrupt):
+    """visit(params, table, batch, keys, hyper, weights, step) -> the batch's entries after their inner updates.
 
+    The parameters are held; each update has draws of its own, and each entry climbs by itself.
+    """
+    if updates is None:
+        return lambda params, table, *rest: table
+    gradient = jax.grad(make_loss(model, updates.objective or objective, corrupt=corrupt), argnums=1, has_aux=True)
 
-def inner_updates(gradient, updates, params, table, batch, keys, hyper, scalars, step):
-    """All but the last of the inner updates of the batch's entries, the parameters held; each with draws of its own."""
+    def visit(params, table, batch, keys, hyper, weights, step):
+        def one(table, number):
+            draws = [keys[Use.TRAIN_BINARIZE], fold_each(keys[Use.TRAIN_INNER], number), *keys[Use.TRAIN_REFINE :]]
+            downwards, _ = gradient(params, table.q_params, batch, draws, weights)
+            rates = [jnp.broadcast_to(r, batch["index"].shape) for r in updates.rates(hyper, step, number)]
+            upwards = jax.tree.map(jnp.negative, downwards)
+            return Table(*updates.ascent.update(upwards, table.opt_state, table.q_params, *rates)), None
 
-    def one(table, number):
-        draws = [keys[Use.TRAIN_BINARIZE], fold_each(keys[Use.TRAIN_INNER], number), *keys[Use.TRAIN_REFINE :]]
-        (_, q_grads), _ = gradient(params, table.q_params, batch, draws, scalars)
-        return update_entries(updates, table, q_grads, hyper, step, number), None
+        return jax.lax.scan(one, table, jnp.arange(updates.inner_steps))[0]
 
-    return jax.lax.scan(one, table, jnp.arange(updates.inner_steps - 1))[0] if updates.inner_steps > 1 else table
+    return visit
 
 
 def average(state, params, decay):
