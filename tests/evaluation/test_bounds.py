@@ -94,7 +94,7 @@ def log_mean_exp(values):
 def test_exact_at_the_true_posterior_from_one_draw(model, examples, linear_gaussian):
     """p(x|z) p(z) / q(z|x) is p(x) for any one z when q is the posterior."""
     with jax.enable_x64(True):
-        params = {name: np.float64(getattr(linear_gaussian, name)) for name in ("weight", "bias", "sigma")}
+        params = {name: jnp.asarray(getattr(linear_gaussian, name), float) for name in ("weight", "bias", "sigma")}
         got = bounds.importance_log_px(model, params, examples(4, dtype=np.float64), 1, 1)
         np.testing.assert_allclose(got["log_px"], linear_gaussian.log_px, rtol=0, atol=1e-11)
         np.testing.assert_allclose(got["ess"], 1, rtol=1e-9)
