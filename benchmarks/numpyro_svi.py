@@ -40,7 +40,7 @@ def make_setup(kind, epochs, num_train=0, hidden=(128, 128), latent_dim=10, batc
     config.model.update({"hidden": hidden, "latent_dim": latent_dim})
     config.train.update({"batch_size": batch_size, "epochs": epochs})
     config.optimizer.update({"schedule": "cosine", "final_fraction": FINAL})
-    config.inference.update({"kind": kind, "learning_rate": RATE})
+    config.inference.update({"kind": kind, "ascent": "adam", "inner_steps": 1, "learning_rate": RATE})
     return setups.make_setup(configuration.validate(config), 1)
 
 

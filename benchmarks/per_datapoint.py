@@ -39,6 +39,7 @@ def make_setup(num_examples):
     """What a run is made of, its images drawn here instead of read."""
     config = configuration.default()
     config.data.binarization, config.inference.kind, config.model.latent_dim = "fixed", "per_datapoint", 20
+    config.inference.ascent, config.inference.inner_steps = "adam", 1  # the largest state beside an entry
     config.train.epochs = 1000
     config = configuration.validate(config)
     draw = lambda n: datasets.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))

@@ -106,8 +106,8 @@ KEYS = {
 
 
 def natural_rate(first: Any, number: Any) -> Any:
-    """Of update `number` of a visit or a refinement, from 0: their steps average what they see. 1 / (j + 1 / first)"""
-    return 1 / (number + 1 / first)
+    """Of update j = `number` of a visit or a refinement, 1 / (j + 1 / first): the updates average what they see."""
+    return first / (number * first + 1)
 
 
 def refine(value: Callable, q_params: Any, keys: jax.Array, ascent: Ascent, config: Any) -> Any:
