@@ -40,12 +40,7 @@ for width in 200 16 1 64 800; do
     cell mnist-width-$width $all "${mnist[@]}" --config.model.encoder_hidden="($width, $width)"
 done
 cell mnist-constant $all "${mnist[@]}" --config.inference.kind=constant
-for steps in 5 1 20; do
-    cell mnist-refined-$steps $all "${mnist[@]}" --config.inference.kind=semi_amortized --config.inference.steps=$steps
-done
-for steps in 5 1 20; do
-    cell mnist-table-$steps $all "${mnist[@]}" "${table[@]}" --config.inference.inner_steps=$steps
-done
+cell mnist-refined-5 $all "${mnist[@]}" --config.inference.kind=semi_amortized --config.inference.steps=5
 for size in $sizes; do
     cell size-$size-encoder $size "${mnist[@]}"
     cell size-$size-table $size "${mnist[@]}" "${table[@]}" --config.inference.inner_steps=10
@@ -54,6 +49,12 @@ for sigma in 0.3 0.1 0.03 1; do
     cell sigma-$sigma-encoder $few "${fashion[@]}" --config.model.sigma=$sigma
     cell sigma-$sigma-table $few "${fashion[@]}" "${table[@]}" --config.inference.inner_steps=10 \
         --config.model.sigma=$sigma
+done
+for steps in 1 20; do
+    cell mnist-refined-$steps $all "${mnist[@]}" --config.inference.kind=semi_amortized --config.inference.steps=$steps
+done
+for steps in 5 1 20; do
+    cell mnist-table-$steps $all "${mnist[@]}" "${table[@]}" --config.inference.inner_steps=$steps
 done
 if [[ "$DRY_RUN" == 0 ]]; then wait_for_runs; fi
 curve=$RUNS/refinement-seed$seed.json
