@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from vae_jax import console
 from vae_jax.console import Parser, guarded, measured
-from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, band, log_axis, plain
+from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, band, plain, signed
 from vae_jax.reports import tables
 from vae_jax.runs import directory
 
@@ -22,8 +22,8 @@ STEPS = (1, 5, 10, 20)
 WAYS = {  # cell -> what it is
     "mnist-constant": "one q for all images",
     **{f"mnist-width-{width}": f"encoder, two layers of {width}" for width in WIDTHS},
-    **{f"mnist-refined-{steps}": f"encoder, {steps} refinements" for steps in (1, 5, 20)},
-    **{f"mnist-table-{steps}": f"table, {steps} updates a visit" for steps in STEPS},
+    **{f"mnist-refined-{steps}": f"encoder, {steps} refinement{'s' * (steps > 1)}" for steps in (1, 5, 20)},
+    **{f"mnist-table-{steps}": f"table, {steps} update{'s' * (steps > 1)} a visit" for steps in STEPS},
 }
 KINDS = {"encoder": "encoder", "table": "table, 10 updates a visit"}
 SIZES = {
@@ -45,6 +45,7 @@ NUMBERS = {  # column -> split and number of a summary
     "active units": ("test", "active_units"),
     "fit's shortfall": ("test", "fit_shortfall"),
 }
+SHOWN = 20  # nats below the best that a picture shows
 NEAR = 1.0  # nats below the best training ELBO of a section that count as there
 
 
@@ -156,19 +157,21 @@ def curve(ax, found, cells, split, **style):
 
 
 def draw_widths(found):
-    """ELBO against the width of the encoder; one q for all, and tables, as lines across."""
+    """ELBO against the width of the encoder; a table, and one q for all if it is near, as lines across."""
     if not any(found[f"mnist-width-{width}"] for width in WIDTHS):
         return None
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     ax, widths = figure.subplots(), {width: f"mnist-width-{width}" for width in WIDTHS}
     for split, line in (("train", "-"), ("test", "--")):
         curve(ax, found, widths, split, color=BLUE, linestyle=line, label=f"encoder, {split}")
         for cell, color, name in (("mnist-table-10", ORANGE, "table"), ("mnist-constant", BLACK, "one q for all")):
             height = values(found, cell, split)
             if height is not None:
-                ax.axhline(height, color=color, linestyle=line, linewidth=1.4, label=f"{name}, {split}")
-    ax.set(xlabel="Width of the encoder's two layers", ylabel="ELBO, nats")
-    return finish(figure, ax)
+                label = f"{name}, {split}: {signed(height, '.1f')}"
+                ax.axhline(height, color=color, linestyle=line, linewidth=1.4, label=label)
+    best = max(values(found, cell, "train") for cell in WAYS if found[cell])
+    ax.set(xlabel="Width of the encoder's two layers", ylabel="ELBO, nats", ylim=(best - SHOWN, best + 1))
+    return finish(figure, ax, WIDTHS)
 
 
 def draw_seconds(found):
@@ -176,7 +179,7 @@ def draw_seconds(found):
     shown = {cell: seeds for cell, seeds in found.items() if cell in WAYS and seeds}
     if not shown:
         return None
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     ax = figure.subplots()
     lines = {
         "mnist-width-200": BLUE,
@@ -184,11 +187,11 @@ def draw_seconds(found):
         "mnist-table-5": "#E69F00",
         "mnist-table-10": ORANGE,
     }
-    for cell, color in (lines | {"mnist-constant": BLACK}).items():
+    for cell, color in lines.items():
         for seconds, elbo in (epochs for _, epochs in shown.get(cell, ())[:1]):
             band(ax, seconds, elbo, color=color, marker="o", label=WAYS[cell])
     best = max(seeds[0][1][1].max() for seeds in shown.values())
-    ax.set(xlabel="Seconds of training", ylabel="ELBO of an epoch, nats", ylim=(best - 60, best + 3))
+    ax.set(xlabel="Seconds of training", ylabel="ELBO of an epoch, nats", ylim=(best - SHOWN, best + 1))
     return finish(figure, ax)
 
 
@@ -199,20 +202,22 @@ def draw_sizes(found):
     cells["encoder"][59_600], cells["table"][59_600] = "mnist-width-200", "mnist-table-10"
     if not any(found[cell] for kind in cells.values() for cell in kind.values()):
         return None
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     ax = figure.subplots()
     for kind, color in (("encoder", BLUE), ("table", ORANGE)):
         for split, line in (("train", "-"), ("test", "--")):
             curve(ax, found, cells[kind], split, color=color, linestyle=line, label=f"{kind}, {split}")
     ax.set(xlabel="Training images", ylabel="ELBO, nats")
-    return finish(figure, ax)
+    return finish(figure, ax, [*sizes, 59_600])
 
 
-def finish(figure, ax):
-    """Axes without frame, a logarithmic x where it counts something, the legend beside."""
+def finish(figure, ax, counts=()):
+    """Axes without frame, the legend beside; x logarithmic with numbers at `counts`, if it counts something."""
     plain(ax)
-    if not ax.get_xlabel().startswith("Seconds"):
-        log_axis(ax)
+    if counts:
+        ax.set_xscale("log")
+        ax.set_xticks(counts, [f"{count:,}" for count in counts])
+        ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     return figure
 

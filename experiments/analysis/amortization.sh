@@ -27,7 +27,8 @@ cell() {
     local epochs=$((updates / ($2 / batch)))
     run python -m vae_jax.main --config=experiments/mnist.py --workdir="$RUNS/$1-seed$seed" "${common[@]}" \
         --config.data.num_train="$2" --config.train.batch_size=$batch --config.train.epochs=$epochs \
-        --config.train.eval_every=$epochs --config.train.checkpoint_every=$epochs "${@:3}" ${extra[@]+"${extra[@]}"}
+        --config.train.eval_every=$epochs --config.train.checkpoint_every=$epochs \
+        --config.train.log_every=$((updates / 12)) "${@:3}" ${extra[@]+"${extra[@]}"}
 }
 
 mnist=(--config.data.manual_dir="${MNIST:-}")
