@@ -65,7 +65,7 @@ def write(runs, out):
     grids += [refinement_grid(curve) for curve in refinements(runs)]
     for one in grids:
         console.write(tables.text(one) + "\n")
-    (out / "tables.md").write_text("\n\n".join(f"{one.title}\n\n{tables.markdown(one)}" for one in grids) + "\n")
+    (out / "tables.md").write_text("\n\n".join(map(tables.markdown, grids)) + "\n")
     for name, figure in pictures(found).items():
         figure.savefig(out / f"{name}.png", dpi=144)
         console.write(f"picture   {out / name}.png")
