@@ -214,6 +214,7 @@ def test_a_configured_table_averages_the_updates_of_a_visit():
     rates = [updates.rates(setups.hyperparameters(setup.config), 0, number) for number in range(3)]
     np.testing.assert_allclose(rates, [[1 / 2, 0.2], [1 / 3, 0.2], [1 / 4, 0.2]], rtol=1e-6)
     assert updates.inner_steps == 3 and updates.ascent is setup.model.ascent
+    assert updates.objective is not regularized.elbo, "its draws come in pairs"
 
 
 # ---- devices and epochs

@@ -12,12 +12,13 @@ import scipy.special
 import scipy.stats
 from jax.sharding import PartitionSpec as P
 
+from vae_jax.commands import configuration
 from vae_jax.distributions import basic
 from vae_jax.distributions.flows import InverseAutoregressiveFlow, PlanarFlow, init_autoregressive
 from vae_jax.distributions.gaussians import FullNormal, NormalMixture, TwoLayerPosterior, TwoLayerPrior
 from vae_jax.objectives.elbo import elbo_fn
 from vae_jax.objectives.importance import iwae
-from vae_jax.objectives.loss import OBJECTIVES, paired, to_refine
+from vae_jax.objectives.loss import OBJECTIVES, make_refine, make_table_objective, paired, to_refine
 from vae_jax.objectives.regularized import autoencoder, beta_elbo, beta_tc, capacity, elbo, free_bits, mmd, squared_mmd
 from vae_jax.parallel import devices
 
@@ -259,6 +260,22 @@ def test_refinement_ascends_what_belongs_to_each_example():
 
 
 # ------------------------------------------------------------------------------------------------ beta, iwae, the code
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_q_params_ascend_by_pairs_of_draws_where_the_objective_may(rows, name):
+    """In a table elbo and beta, with weights of their own; in a refinement also the ELBO where they cannot serve."""
+    config, given = configuration.default(), lambda *arguments, **weights: None
+    config.objective.name, weights = name, {"beta": 3.0} if name == "beta" else {}
+    table, refined = make_table_objective(config, given), make_refine(config)
+    assert (table is given) == (name not in ("elbo", "beta"))
+    assert (refined is None) == (to_refine(name) not in ("elbo", "beta"))
+    q, decode = basic.Normal(rows["mean"], rows["log_std"]), lambda z: basic.Bernoulli(z @ rows["weight"])
+    for ascended in {table, refined} - {given, None}:
+        value, terms = quick(lambda: ascended(KEY, rows["x"], q, decode, None, **weights))()  # noqa: B023
+        np.testing.assert_allclose(terms.z.sum(0), 2 * rows["mean"], atol=1e-5)
+        expected = terms.log_likelihood - weights.get("beta", 1.0) * terms.kl
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stopped", [True, False])

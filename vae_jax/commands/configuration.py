@@ -65,13 +65,14 @@ def combinations(config):
     model, find, objective = config.model, config.inference, OBJECTIVES[config.objective.name]
     (q, p), dim = families_of(model), model.latent_dim
     table, redrawn = inference.INFERENCES[find.kind].has_table, config.data.binarization == "dynamic"
+    blind = table or not inference.INFERENCES[find.kind].sees_x
     not_elbo, scheduled = config.objective.name != "elbo", config.objective.schedule != "constant"
     rules = (
         # how q is found
         (table and redrawn, KIND, "data.binarization", "one q is for one x: use --config.data.binarization=fixed"),
-        (table and p.needs_encoder, KIND, PRIOR, "there is no encoder for its pseudo-inputs: use mixture or flow"),
-        (table and find.input_noise, KIND, NOISE, "there is no encoder to be shown noise: leave it 0"),
-        (table and find.input_dropout, KIND, DROPOUT, "there is no encoder to be shown less: leave it 0"),
+        (blind and p.needs_encoder, KIND, PRIOR, "there is no encoder for its pseudo-inputs: use mixture or flow"),
+        (blind and find.input_noise, KIND, NOISE, "there is no encoder to be shown noise: leave it 0"),
+        (blind and find.input_dropout, KIND, DROPOUT, "there is no encoder to be shown less: leave it 0"),
         # families
         (objective.bound and not q.has_density, Q, NAME, "a point mass has no bound: use objective.name=autoencoder"),
         (q.has_density and not objective.bound, Q, NAME, "its code has no noise: use --config.model.posterior=dirac"),
