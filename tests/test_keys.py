@@ -161,7 +161,7 @@ def training_draws(watch):
     model = MODEL._replace(closed_form_update=lambda new, old, gradient: new)
     corrupt = make_corruption(SimpleNamespace(input_noise=0.1, input_dropout=0.1))
     prepare = lambda keys, image: preprocess(keys, image, (0, 1), "dynamic")
-    table = step.TableUpdates(by_optimizer(optax.sgd(1.0)), lambda *_: (1.0, 1.0), inner_steps=2)
+    table = step.TableUpdates(by_optimizer(optax.sgd(1.0)), elbo, lambda *_: (1.0, 1.0), inner_steps=2)
     init, order, noise = seed_keys(SEED)
     streams = {"init": watch.take(MODEL.start_q_params(jax.random.split(init, N)))}
     for epoch in range(2):

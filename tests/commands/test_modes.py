@@ -59,7 +59,7 @@ ADAM = optax.adam(1.0)
 
 def table_updates(optimizer=None, rate=0.1, inner_steps=1):
     rates = lambda hyper, step, number: (0.0, rate * (1 + number))
-    return step.TableUpdates(by_optimizer(optimizer or ADAM), rates, inner_steps)
+    return step.TableUpdates(by_optimizer(optimizer or ADAM), regularized.elbo, rates, inner_steps)
 
 
 def plain_table():

@@ -22,7 +22,7 @@ from vae_jax.evaluation import bounds, generation
 from vae_jax.evaluation.examples import fit_chunk, infer_q_params, mean_of_q
 from vae_jax.models import families, inference, networks
 from vae_jax.models.model import make_model, sample_prior
-from vae_jax.objectives.loss import OBJECTIVES, make_loss, make_objective, make_refine
+from vae_jax.objectives.loss import OBJECTIVES, make_loss, make_objective, make_refine, make_table_objective
 from vae_jax.parallel import devices
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer
@@ -228,7 +228,7 @@ def train_evaluate_sample(config, key):
     objective = make_objective(config, NUM, devices.NO_AXIS)
     if "gather" in objective.keywords:
         objective = partial(objective, gather=None)
-    updates = step.TableUpdates(model.ascent, lambda *_: (0.1, 0.1), 2)
+    updates = step.TableUpdates(model.ascent, make_table_objective(config, objective), lambda *_: (0.1, 0.1), 2)
     train_step = step.make_train_step(
         model,
         make_optimizer(config.optimizer),

@@ -272,7 +272,7 @@ def test_q_params_ascend_by_pairs_of_draws_where_the_objective_may(rows, name):
     assert (refined is None) == (to_refine(name) not in ("elbo", "beta"))
     q, decode = basic.Normal(rows["mean"], rows["log_std"]), lambda z: basic.Bernoulli(z @ rows["weight"])
     for ascended in {table, refined} - {given, None}:
-        value, terms = quick(lambda: ascended(KEY, rows["x"], q, decode, None, **weights))()  # noqa: B023
+        value, terms = quick(partial(ascended, decode=decode, prior=None, **weights))(KEY, rows["x"], q)
         np.testing.assert_allclose(terms.z.sum(0), 2 * rows["mean"], atol=1e-5)
         expected = terms.log_likelihood - weights.get("beta", 1.0) * terms.kl
         np.testing.assert_allclose(value, expected, rtol=1e-5)

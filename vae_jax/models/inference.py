@@ -71,10 +71,10 @@ class Inference(NamedTuple):
 
 
 ASCENT_KEYS = {
-    "ascent": Key("natural", "how q_params of a table, or in a refinement, climb: natural gradients", one_of(ASCENTS)),
+    "ascent": Key("natural", "how q_params climb, in a table or a refinement", one_of(ASCENTS)),
     "natural_rate": Key(0.5, "of natural gradients, at the first update of a visit or refinement", FRACTION),
     "learning_rate": Key(1e-2, "of adam and momentum, on the gradient of one example's bound", at_least(0)),
-    "momentum": Key(0.5, "of momentum", FRACTION),
+    "momentum": Key(0.5, "of ascent = momentum", FRACTION),
     "num_samples": Key(2, "draws of an update or refinement of q_params, in pairs; of elbo and beta", at_least(1)),
 }
 TABLE_KEYS = ASCENT_KEYS | {

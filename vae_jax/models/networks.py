@@ -225,10 +225,10 @@ def encoder_widths(config):
 
 def dense_layers(hidden=True):
     """Dense layers, with or without hidden ones."""
-    widths = (lambda widths: tuple(widths)) if hidden else lambda widths: ()
+    used = lambda widths: tuple(widths) if hidden else ()
     return Architecture(
-        lambda config, heads: functional(MLPEncoder(widths(encoder_widths(config)), config.activation, heads)),
-        lambda config, *outputs: functional(MLPDecoder(widths(config.hidden)[::-1], config.activation, *outputs)),
+        lambda config, heads: functional(MLPEncoder(used(encoder_widths(config)), config.activation, heads)),
+        lambda config, *outputs: functional(MLPDecoder(used(config.hidden)[::-1], config.activation, *outputs)),
     )
 
 

@@ -43,7 +43,8 @@ def make_refine(config):
     if not OBJECTIVES[name].pairs:
         return None
     value = paired(OBJECTIVES[name].function, config.inference.num_samples, stopped=False)
-    return value if name == config.objective.name else lambda *arguments, **weights: value(*arguments)
+    alone = lambda key, x, q, decode, prior, **weights: value(key, x, q, decode, prior)  # the weights are another's
+    return value if name == config.objective.name else alone
 
 
 def make_weights(config, epoch_steps, num_steps):

@@ -124,7 +124,7 @@ def make_table_updates(setup, objective):
     config = setup.config
     adam_rate = make_learning_rate(config.optimizer, setup.num_steps, "table_learning_rate")
     rates = lambda hyper, step, number: (natural_rate(hyper["table_natural_rate"], number), adam_rate(hyper, step))
-    return TableUpdates(setup.ascent, rates, config.inference.inner_steps, make_table_objective(config, objective))
+    return TableUpdates(setup.ascent, make_table_objective(config, objective), rates, config.inference.inner_steps)
 
 
 def make_program(setup):

@@ -45,9 +45,9 @@ class TableUpdates(NamedTuple):
     """How the entries of a table are updated beside the parameters."""
 
     ascent: Ascent
+    objective: Callable  # what they ascend, as `make_train_step` takes one
     rates: Callable  # (hyper, step, number of the update in a visit) -> (rate of natural gradients, rate of Adam)
     inner_steps: int = 1  # updates of the batch's entries before each update of the parameters
-    objective: Callable | None = None  # what they ascend; None: what the parameters do
 
 
 def init_state(
@@ -121,7 +121,7 @@ def make_train_step(
         the examples are. metrics: means over the batch in nats, and norms.
     """
     gradient = jax.grad(make_loss(model, objective, refine, corrupt), has_aux=True)
-    visit = make_visit(model, objective, table_updates, corrupt)
+    visit = make_visit(model, table_updates, corrupt)
     update = optax.with_extra_args_support(optimizer).update
 
     def train_step(key, hyper, state, batch):
@@ -170,14 +170,14 @@ def put_entries(table, new, batch):
     return jax.tree.map(put, table, new)
 
 
-def make_visit(model, objective, updates, corrupt):
+def make_visit(model, updates, corrupt):
     """visit(params, table, batch, keys, hyper, weights, step) -> the batch's entries after their inner updates.
 
     The parameters are held; each update has draws of its own, and each entry climbs by itself.
     """
     if updates is None:
         return lambda params, table, *rest: table
-    gradient = jax.grad(make_loss(model, updates.objective or objective, corrupt=corrupt), argnums=1, has_aux=True)
+    gradient = jax.grad(make_loss(model, updates.objective, corrupt=corrupt), argnums=1, has_aux=True)
 
     def visit(params, table, batch, keys, hyper, weights, step):
         def one(table, number):
