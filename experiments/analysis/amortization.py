@@ -9,16 +9,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from vae_jax import console
-from vae_jax.console import Parser, guarded, measured
-from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, band, plain, signed
-from vae_jax.reports import tables
+from vae_jax.console import Parser, guarded
+from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, band, legend, panels, plain, signed
+from vae_jax.reports import collect, statistics, tables
+from vae_jax.reports.charts import dress
 from vae_jax.runs import directory
 
 WIDTHS = (1, 16, 64, 200, 800)
 STEPS = (1, 5, 10, 20)
+COUNTS = (100, 1000, 10_000)  # training images
+GREEN, YELLOW = "#009E73", "#E69F00"  # Okabe and Ito
 WAYS = {  # cell -> what it is
     "mnist-constant": "one q for all images",
     **{f"mnist-width-{width}": f"encoder, two layers of {width}" for width in WIDTHS},
@@ -26,9 +28,7 @@ WAYS = {  # cell -> what it is
     **{f"mnist-table-{steps}": f"table, {steps} update{'s' * (steps > 1)} a visit" for steps in STEPS},
 }
 KINDS = {"encoder": "encoder", "table": "table, 10 updates a visit"}
-SIZES = {
-    f"size-{size}-{kind}": f"{size:,} images, {name}" for size in (100, 1000, 10_000) for kind, name in KINDS.items()
-}
+SIZES = {f"size-{count}-{kind}": f"{count:,} images, {name}" for count in COUNTS for kind, name in KINDS.items()}
 SIGMAS = {
     f"sigma-{s}-{kind}": f"sigma = {s}, {name}" for s in ("1", "0.3", "0.1", "0.03") for kind, name in KINDS.items()
 }
@@ -37,13 +37,13 @@ SECTIONS = {
     "Numbers of training images, MNIST": SIZES,
     "Sharpness, Fashion-MNIST, normal likelihood": SIGMAS,
 }
-NUMBERS = {  # column -> split and number of a summary
-    "ELBO, train": ("train", "elbo"),
-    "ELBO, test": ("test", "elbo"),
-    "NLL, test": ("test", "nll"),
-    "KL, test": ("test", "kl"),
-    "active units": ("test", "active_units"),
-    "fit's shortfall": ("test", "fit_shortfall"),
+NUMBERS = {  # column -> a number of a run, as reports name it
+    "ELBO, train": "train.elbo",
+    "ELBO, test": "test.elbo",
+    "NLL, test": "test.nll",
+    "KL, test": "test.kl",
+    "active units": "test.active_units",
+    "fit's shortfall": "test.fit_shortfall",
 }
 SHOWN = 20  # nats below the best that a picture shows
 NEAR = 1.0  # nats below the best training ELBO of a section that count as there
@@ -72,9 +72,9 @@ def write(runs, out):
 
 
 def seeds_of(runs, cell):
-    """The finished runs of a cell: [(summary, training records)]."""
-    summaries = [(path, directory.read_summary(path)) for path in sorted(runs.glob(f"{cell}-seed*"))]
-    return [(summary, epochs_of(path)) for path, summary in summaries if summary and summary.get("complete")]
+    """The finished runs of a cell: [(run, its training records)]."""
+    finished, _ = collect.read_runs(sorted(runs.glob(f"{cell}-seed*")))
+    return [(run, epochs_of(run.path)) for run in finished]
 
 
 def epochs_of(workdir):
@@ -83,35 +83,32 @@ def epochs_of(workdir):
     return np.cumsum([one["seconds"] for one in records]), np.array([one["elbo"] for one in records])
 
 
+def average(seeds, name):
+    """The mean over seeds of a number, its error over them, or over examples if there is one seed; None if absent."""
+    entries = {seed: statistics.lookup(run, name) for seed, (run, _) in enumerate(seeds)}
+    whole = entries and None not in entries.values()
+    return statistics.average(entries, over_seeds=len(entries) > 1) if whole else None
+
+
 # ---- tables
 
 
 def grid(title, section, found):
     """A row for each cell of a section, means over its seeds."""
-    best = max((one[1][1].max() for cell in section for one in found[cell]), default=0)
+    best = max((elbo.max() for cell in section for _, (_, elbo) in found[cell]), default=0)
     head = ["", "seeds", *NUMBERS, "training, s", f"within {NEAR:g} nat, s"]
     return tables.Grid(title, head, [row(label, found[cell], best) for cell, label in section.items()])
 
 
 def row(label, seeds, best):
     """The cells of a row; what is not there, or not reached, is a dash."""
-    name = tables.Cell(label, is_number=False)
-    if not seeds:
-        return [name, *map(tables.Cell, ["not run", *[tables.ABSENT] * (len(NUMBERS) + 2)])]
-    numbers = [mean_of([summary["splits"][split].get(key) for summary, _ in seeds]) for split, key in NUMBERS.values()]
-    seconds = [summary["train_seconds"] for summary, _ in seeds]
+    numbers = [average(seeds, name) for name in NUMBERS.values()]
+    cells = [tables.number_cell(number, number and number.unit, best=False) for number in numbers]
+    spent = [run.summary["train_seconds"] for run, _ in seeds]
     reached = [seconds_until(*epochs, best - NEAR) for _, epochs in seeds]
-    times = [f"{np.mean(seconds):.0f}", tables.ABSENT if None in reached else f"{np.mean(reached):.0f}"]
-    return [name, *map(tables.Cell, [str(len(seeds)), *numbers, *times])]
-
-
-def mean_of(entries):
-    """Mean over seeds, its error that over seeds, or over examples where there is one seed."""
-    if None in entries:
-        return tables.ABSENT
-    values = [entry["value"] for entry in entries]
-    spread = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else entries[0]["stderr"]
-    return measured(float(np.mean(values)), spread)
+    cells += [tables.Cell(tables.ABSENT if not s or None in s else f"{np.mean(s):.0f}") for s in (spent, reached)]
+    count = str(len(seeds)) if seeds else "not run"
+    return [tables.Cell(label, is_number=False), tables.Cell(count), *cells]
 
 
 def seconds_until(seconds, elbo, wanted):
@@ -139,86 +136,72 @@ def refinement_grid(curve):
 
 def pictures(found):
     """{name: figure} of what there is."""
-    drawn = {"width": draw_widths(found), "seconds": draw_seconds(found), "size": draw_sizes(found)}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    drawn = {"width": draw_widths, "seconds": draw_seconds, "size": draw_sizes}
+    there = found["mnist-width-200"] or found["mnist-table-10"]
+    return {name: draw(found) for name, draw in drawn.items()} if there else {}
 
 
-def values(found, cell, split):
+def height(found, cell, split):
     """The mean ELBO of a cell on a split, None if it has not been run."""
-    seeds = [summary["splits"][split]["elbo"]["value"] for summary, _ in found[cell]]
-    return np.mean(seeds) if seeds else None
+    number = average(found[cell], f"{split}.elbo")
+    return number and number.mean
 
 
 def curve(ax, found, cells, split, **style):
     """The ELBO of cells {x: cell} against x, as far as they have been run."""
-    points = {x: values(found, cell, split) for x, cell in cells.items()}
+    points = {x: height(found, cell, split) for x, cell in cells.items()}
     points = {x: y for x, y in points.items() if y is not None}
     band(ax, list(points), list(points.values()), marker="o", **style)
 
 
 def draw_widths(found):
     """ELBO against the width of the encoder; a table, and one q for all if it is near, as lines across."""
-    if not any(found[f"mnist-width-{width}"] for width in WIDTHS):
-        return None
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    ax, widths = figure.subplots(), {width: f"mnist-width-{width}" for width in WIDTHS}
+    figure, (ax,) = panels(1, 1, (5, 3.8), (2.2, 0))
+    widths = {width: f"mnist-width-{width}" for width in WIDTHS}
     for split, line in (("train", "-"), ("test", "--")):
         curve(ax, found, widths, split, color=BLUE, linestyle=line, label=f"encoder, {split}")
         for cell, color, name in (("mnist-table-10", ORANGE, "table"), ("mnist-constant", BLACK, "one q for all")):
-            height = values(found, cell, split)
-            if height is not None:
-                label = f"{name}, {split}: {signed(height, '.1f')}"
-                ax.axhline(height, color=color, linestyle=line, linewidth=1.4, label=label)
-    best = max(values(found, cell, "train") for cell in WAYS if found[cell])
+            mean = height(found, cell, split)
+            if mean is not None:
+                label = f"{name}, {split}: {signed(mean, '.1f')}"
+                ax.axhline(mean, color=color, linestyle=line, linewidth=1.4, label=label)
+    best = max(height(found, cell, "train") for cell in WAYS if found[cell])
     ax.set(xlabel="Width of the encoder's two layers", ylabel="ELBO, nats", ylim=(best - SHOWN, best + 1))
-    return finish(figure, ax, WIDTHS)
+    dress(ax, WIDTHS, "log")
+    return finish(figure, ax)
 
 
 def draw_seconds(found):
-    """The training ELBO of the newest epoch against the seconds of training."""
-    shown = {cell: seeds for cell, seeds in found.items() if cell in WAYS and seeds}
-    if not shown:
-        return None
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    ax = figure.subplots()
-    lines = {
-        "mnist-width-200": BLUE,
-        "mnist-refined-5": "#009E73",
-        "mnist-table-5": "#E69F00",
-        "mnist-table-10": ORANGE,
-    }
+    """The training ELBO of each epoch against the seconds of training, of one seed."""
+    figure, (ax,) = panels(1, 1, (5, 3.8), (2.2, 0))
+    lines = {"mnist-width-200": BLUE, "mnist-refined-5": GREEN, "mnist-table-5": YELLOW, "mnist-table-10": ORANGE}
     for cell, color in lines.items():
-        for seconds, elbo in (epochs for _, epochs in shown.get(cell, ())[:1]):
+        for _, (seconds, elbo) in found[cell][:1]:
             band(ax, seconds, elbo, color=color, marker="o", label=WAYS[cell])
-    best = max(seeds[0][1][1].max() for seeds in shown.values())
+    best = max(elbo.max() for cell in WAYS for _, (_, elbo) in found[cell][:1])
     ax.set(xlabel="Seconds of training", ylabel="ELBO of an epoch, nats", ylim=(best - SHOWN, best + 1))
     return finish(figure, ax)
 
 
 def draw_sizes(found):
     """ELBO on training and on test images against the number of training images."""
-    sizes = {100: "size-100", 1000: "size-1000", 10_000: "size-10000"}
-    cells = {kind: {size: f"{cell}-{kind}" for size, cell in sizes.items()} for kind in KINDS}
-    cells["encoder"][59_600], cells["table"][59_600] = "mnist-width-200", "mnist-table-10"
-    if not any(found[cell] for kind in cells.values() for cell in kind.values()):
-        return None
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    ax = figure.subplots()
-    for kind, color in (("encoder", BLUE), ("table", ORANGE)):
+    figure, (ax,) = panels(1, 1, (5, 3.8), (2.2, 0))
+    counts = set()
+    for kind, color, all_images in (("encoder", BLUE, "mnist-width-200"), ("table", ORANGE, "mnist-table-10")):
+        there = [cell for cell in (*(f"size-{count}-{kind}" for count in COUNTS), all_images) if found[cell]]
+        cells = {found[cell][0][0].config["data.num_train"]: cell for cell in there}
+        counts |= cells.keys()
         for split, line in (("train", "-"), ("test", "--")):
-            curve(ax, found, cells[kind], split, color=color, linestyle=line, label=f"{kind}, {split}")
+            curve(ax, found, cells, split, color=color, linestyle=line, label=f"{kind}, {split}")
     ax.set(xlabel="Training images", ylabel="ELBO, nats")
-    return finish(figure, ax, [*sizes, 59_600])
+    dress(ax, sorted(counts), "log")
+    return finish(figure, ax)
 
 
-def finish(figure, ax, counts=()):
-    """Axes without frame, the legend beside; x logarithmic with numbers at `counts`, if it counts something."""
+def finish(figure, ax):
+    """Axes without frame, the legend beside them."""
     plain(ax)
-    if counts:
-        ax.set_xscale("log")
-        ax.set_xticks(counts, [f"{count:,}" for count in counts])
-        ax.minorticks_off()
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    legend(figure, "center right", ax)
     return figure
 
 

@@ -2,8 +2,9 @@
 # Amortized or per datapoint? Ways of finding q at equal numbers of decoder updates: encoders of five widths, one q for
 # all images, refinement, a table; then a table and an encoder against the number of images and the sharpness of p(x|z).
 #
-#     experiments/analysis/amortization.sh             MNIST and Fashion-MNIST, 2,784 updates; each cell in ten minutes
-#     QUICK=1 experiments/analysis/amortization.sh     5,000 images of MNIST, 380 updates, ten minutes on two cores
+#     experiments/analysis/amortization.sh             MNIST and Fashion-MNIST, 2,784 updates: hours on two cores
+#     QUICK=1 experiments/analysis/amortization.sh     5,000 images, 380 updates, ten of the cells: ten minutes
+#     QUICK=all experiments/analysis/amortization.sh   all cells that short, 23 minutes
 #
 # DRY_RUN=1 prints the commands. SEED is 0; MNIST and FASHION are directories of IDX files, where TFDS is not to load
 # them. Further arguments go to every training. A cell that is finished is skipped, and the tables say what is missing.
@@ -14,8 +15,10 @@ seed=${SEED:-0}
 RUNS=${RUNS:-runs/analysis/amortization$quick}
 source "$(dirname "$0")/../sweeps/run.sh"
 
-all=59600 updates=2784 examples=1000 samples=5000 sizes="100 1000 10000" few=10000
+all=59600 updates=2784 examples=1000 samples=5000 few=10000
+widths="200 16 1 64 800" sizes="100 1000 10000" sigmas="0.3 0.1 0.03 1" more_refinements="1 20" more_updates="5 1 20"
 if [[ -n "$quick" ]]; then all=5000 updates=380 examples=200 samples=100 sizes="100 1000" few=1000; fi
+if [[ "${QUICK:-}" == 1 ]]; then widths="200 16 64" sizes=1000 sigmas=0.03 more_refinements="" more_updates=""; fi
 common=(--config.data.binarization=fixed --config.eval.max_examples=$examples --config.eval.train_examples=$examples
     --config.eval.num_samples=$samples --config.seed="$seed")
 extra=("$@")
@@ -32,12 +35,12 @@ cell() {
 }
 
 mnist=(--config.data.manual_dir="${MNIST:-}")
-fashion=(--config.data.name=fashion_mnist --config.data.manual_dir="${FASHION:-${MNIST:-}}"
+fashion=(--config.data.name=fashion_mnist --config.data.manual_dir="${FASHION:-}"
     --config.data.binarization=none --config.model.likelihood=normal)
 table=(--config.inference.kind=per_datapoint)
 
 cell mnist-table-10 $all "${mnist[@]}" "${table[@]}" --config.inference.inner_steps=10
-for width in 200 16 1 64 800; do
+for width in $widths; do
     cell mnist-width-$width $all "${mnist[@]}" --config.model.encoder_hidden="($width, $width)"
 done
 cell mnist-constant $all "${mnist[@]}" --config.inference.kind=constant
@@ -46,21 +49,21 @@ for size in $sizes; do
     cell size-$size-encoder $size "${mnist[@]}"
     cell size-$size-table $size "${mnist[@]}" "${table[@]}" --config.inference.inner_steps=10
 done
-for sigma in 0.3 0.1 0.03 1; do
+for sigma in $sigmas; do
     cell sigma-$sigma-encoder $few "${fashion[@]}" --config.model.sigma=$sigma
     cell sigma-$sigma-table $few "${fashion[@]}" "${table[@]}" --config.inference.inner_steps=10 \
         --config.model.sigma=$sigma
 done
-for steps in 1 20; do
+for steps in $more_refinements; do
     cell mnist-refined-$steps $all "${mnist[@]}" --config.inference.kind=semi_amortized --config.inference.steps=$steps
 done
-for steps in 5 1 20; do
+for steps in $more_updates; do
     cell mnist-table-$steps $all "${mnist[@]}" "${table[@]}" --config.inference.inner_steps=$steps
 done
 if [[ "$DRY_RUN" == 0 ]]; then wait_for_runs; fi
 curve=$RUNS/refinement-seed$seed.json
 if [[ ! -f $curve ]]; then
     run_once=(python experiments/analysis/refinement.py --out="$curve" "$RUNS/mnist-width-200-seed$seed")
-    if [[ "$DRY_RUN" != 0 ]]; then show "${run_once[@]}"; else "${run_once[@]}"; fi
+    if [[ "$DRY_RUN" != 0 ]]; then show "${run_once[@]}"; else "${run_once[@]}" || failed+=("${run_once[*]}"); fi
 fi
 finish python experiments/analysis/amortization.py --runs="$RUNS" --out="$RUNS/report"
