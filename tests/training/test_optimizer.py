@@ -11,7 +11,7 @@ from vae_jax.training.optimizer import OPTIMIZERS, make_learning_rate, make_opti
 
 RATE = 0.03
 # None of these is optax's own default, so an option that is not passed on shows.
-SETTINGS = {"b1": 0.8, "b2": 0.95, "momentum": 0.7, "weight_decay": 0.2}
+SETTINGS = {"b1": 0.8, "b2": 0.95, "momentum": 0.7, "weight_decay": 0.2, "newton_schulz_steps": 4}
 OPTAX = {
     "adam": lambda rate=RATE: optax.adam(rate, b1=0.8, b2=0.95),
     "adamw": lambda rate=RATE: optax.adamw(rate, b1=0.8, b2=0.95, weight_decay=0.2),
@@ -20,7 +20,9 @@ OPTAX = {
     "radam": lambda rate=RATE: optax.radam(rate, b1=0.8, b2=0.95),
     "rmsprop": lambda rate=RATE: optax.rmsprop(rate, decay=0.95, momentum=0.7),
     "lion": lambda rate=RATE: optax.lion(rate, b1=0.8, b2=0.95, weight_decay=0.2),
-    "muon": lambda rate=RATE: optax.contrib.muon(rate, beta=0.7, adam_b1=0.8, adam_b2=0.95, weight_decay=0.2),
+    "muon": lambda rate=RATE: optax.contrib.muon(
+        rate, beta=0.7, adam_b1=0.8, adam_b2=0.95, weight_decay=0.2, ns_steps=4, preconditioning="schatten"
+    ),
     "sgd": lambda rate=RATE: optax.sgd(rate, momentum=0.7),
 }
 

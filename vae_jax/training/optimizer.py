@@ -10,19 +10,28 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.config import FRACTION, SHARE, Key, at_least, one_of
+from vae_jax.training.muon import scale_by_muon
 
 
-def matrices(params):
-    """What Muon orthogonalizes: matrices, each of a stack `[layers, I, O]`, and the kernels of convolutions; the rest,
-    and what is data rather than weights (pseudo-inputs), is Adam's."""
-    axes = {2: (0, 1), 3: (1, 2), 4: ((0, 1, 2), 3)}
+def by_shape(params):
+    """What Muon orthogonalizes, "matrix": matrices, stacks of them `[layers, I, O]`, the kernels of convolutions.
 
-    def dimensions(path, leaf):
-        if leaf.ndim not in axes or getattr(path[-1], "key", None) == "inputs":
-            return None
-        return optax.contrib.MuonDimensionNumbers(*axes[leaf.ndim])
+    The rest, and what is data rather than weights (pseudo-inputs), is Adam's."""
 
-    return jax.tree_util.tree_map_with_path(dimensions, params)
+    def label(path, leaf):
+        return "matrix" if leaf.ndim in (2, 3, 4) and getattr(path[-1], "key", None) != "inputs" else "other"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def muon(config):
+    """Muon for matrices and Adam with Nesterov's momentum for the rest, as optax.contrib.muon."""
+    matrix = optax.chain(
+        scale_by_muon(config.momentum, config.newton_schulz_steps),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale(-1.0),
+    )
+    return optax.partition({"matrix": matrix, "other": optax.nadam(1.0, b1=config.b1, b2=config.b2)}, by_shape)
 
 
 def momentum_at_rate(decay):
@@ -44,14 +53,7 @@ OPTIMIZERS = {
     "radam": lambda c: optax.radam(1.0, b1=c.b1, b2=c.b2),
     "rmsprop": lambda c: optax.chain(optax.rmsprop(1.0, decay=c.b2), momentum_at_rate(c.momentum)),
     "lion": lambda c: optax.lion(1.0, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
-    "muon": lambda c: optax.contrib.muon(
-        1.0,
-        beta=c.momentum,
-        adam_b1=c.b1,
-        adam_b2=c.b2,
-        weight_decay=c.weight_decay,
-        muon_weight_dimension_numbers=matrices,
-    ),
+    "muon": muon,
     "sgd": lambda c: optax.sgd(1.0, momentum=c.momentum or None),
 }
 
@@ -88,6 +90,7 @@ KEYS = {
     "optimizer.b1": Key(0.9, "of adam and its kin, and lion", FRACTION),
     "optimizer.b2": Key(0.999, "of adam and its kin, lion, and rmsprop (its decay)", FRACTION),
     "optimizer.momentum": Key(0.9, "of sgd, rmsprop and muon", FRACTION),
+    "optimizer.newton_schulz_steps": Key(5, "of muon: polynomials that orthogonalize a matrix", at_least(1)),
     "optimizer.weight_decay": Key(0.0, "of adamw, lion and muon", at_least(0)),
     "optimizer.clip_norm": Key(0.0, "global norm of the gradient; 0: none", at_least(0)),
     "optimizer.ema": Key(0.0, "decay of an average of the parameters, used for evaluation; 0: none", FRACTION),
