@@ -126,9 +126,28 @@ def test_columns_are_aligned():
     assert console.columns([(char * 300, "y") for char in "ab"]) == [f"  {char * 300}  y" for char in "ab"]
 
 
+def entry(value, unit=""):
+    return {"value": value, "stderr": None, "unit": unit}
+
+
+def test_what_makes_numbers_doubtful_is_a_line_each():
+    """No active unit; an effective sample size below a hundredth of the draws."""
+    fine = {"active_units": entry(1, "of 8"), "ess": entry(10.0, "of 1000")}
+    poor = {"active_units": entry(0, "of 8"), "ess": entry(9.9, "of 1000")}
+    lines = console.warnings({"valid": fine, "test": poor})
+    assert len(lines) == 2 and all("test" in line and line.startswith("warning: ") for line in lines)
+    assert "no latent unit is active" in lines[0] and "9.9 of 1000" in lines[1]
+
+
+def test_the_table_ends_with_the_notes_of_a_run():
+    assert console.table({"splits": {"test": {"kl": entry(1.0)}}, "notes": ["no pictures"]}).endswith(
+        "\nnote: no pictures"
+    )
+
+
 def test_the_table_lists_every_split_and_number():
-    entry = {"value": 1.5, "stderr": 0.25, "unit": "nats"}
-    summary = {"splits": {"valid": {"elbo": entry}, "test": {"elbo": entry, "kl": {**entry, "stderr": None}}}}
+    elbo = {"value": 1.5, "stderr": 0.25, "unit": "nats"}
+    summary = {"splits": {"valid": {"elbo": elbo}, "test": {"elbo": elbo, "kl": {**elbo, "stderr": None}}}}
     assert [line.split() for line in console.table(summary).splitlines()] == [
         ["valid", "elbo", "1.50", "±", "0.25", "nats"],
         ["test", "elbo", "1.50", "±", "0.25", "nats"],

@@ -10,6 +10,7 @@ from vae_jax.errors import (
     DeviceError,
     ReportError,
     RunError,
+    Stopped,
     TrainingError,
     UserError,
 )
@@ -44,6 +45,13 @@ def test_a_mistake_is_one_line_and_status_2(kind, capsys):
 def test_what_is_no_mistake_of_a_person_stays_what_it_is():
     with pytest.raises(ZeroDivisionError):
         guarded(raising(ZeroDivisionError("a bug")))
+
+
+@pytest.mark.parametrize("number, status", [(2, 130), (15, 143)])
+def test_a_signal_is_no_error(number, status, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        guarded(raising(Stopped("after step 4", number)))
+    assert stopped.value.code == status and capsys.readouterr().err == "stopped: after step 4\n"
 
 
 def test_an_interruption_says_how_to_go_on(capsys):

@@ -17,7 +17,7 @@ from vae_jax import sweep
 from vae_jax.commands import configuration
 from vae_jax.commands import train as train_command
 from vae_jax.commands.train import train_run
-from vae_jax.errors import DeviceError, RunError
+from vae_jax.errors import DeviceError, RunError, TrainingError
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import many_runs, train
@@ -299,6 +299,26 @@ def test_a_weight_without_a_part_in_the_objective_is_noted(swept, monkeypatch):
     assert "note       objective.beta has no part in objective.name = elbo" in out
     assert "note" not in swept(DIGITS, "--sweep.objective.beta=1,4", "--config.objective.name=beta")[1]
     assert "note" not in swept(DIGITS, "--sweep.objective.beta=1,4", "--sweep.objective.name=beta,capacity")[1]
+
+
+def test_a_dry_run_lists_directories(swept, monkeypatch, tmp_path):
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setattr(many_runs, "train_members", lambda *_: pytest.fail("trained"))
+    status, out, _ = swept(DIGITS, "--sweep.seed=0:2", f"--workdir={tmp_path}")
+    assert status == 0 and out.count(f"  {tmp_path}/") == 2 and not any(tmp_path.iterdir())
+
+
+def test_a_member_without_a_result_stops_no_other(alone, tmp_path):
+    """What its finish raises is its own reason; the others are finished."""
+    ours = members_in(tmp_path, *GRID[:2])
+
+    def finish(run, state):
+        if run.workdir == ours[0].workdir:
+            raise TrainingError("nll of test is inf")
+        return FINISH(run, state)
+
+    assert many_runs.train_members(ours, many_runs.Options(1, MANY), finish) == {ours[0].workdir: "nll of test is inf"}
+    require_same(ours[1].workdir, alone[1].workdir)
 
 
 def test_a_failure_is_told_at_the_end_in_one_line(swept, monkeypatch, tmp_path):

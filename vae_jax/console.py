@@ -9,10 +9,11 @@ import time
 from types import SimpleNamespace
 from typing import cast
 
-from vae_jax.errors import UserError
+from vae_jax.errors import Stopped, UserError
 
 QUIET_SECONDS = 15  # between plain progress lines
 SHORT = 0.05  # nats; what a fit of q may fall short, or twice its standard error, before a warning
+FEW = 0.01  # share of the draws; an effective sample size below it is worth a warning
 RATE_SECONDS = 600  # over which the rate is taken; the first update, which compiled, never counts
 
 
@@ -42,7 +43,7 @@ class Progress:
             expand=True,
             disable=not self.is_terminal,
         )
-        self.bar.add_task(f"{title}, compiling", total=total, completed=initial)
+        self.bar.add_task(f"{title.rstrip(',')}, compiling", total=total, completed=initial)
         (self.task,) = self.bar.tasks
         self.bar.start()
         self.bar.console.show_cursor(True)  # a process that is killed must not leave a terminal without one
@@ -116,11 +117,32 @@ def table(summary):
     """The final numbers of a summary, a line each."""
     splits = summary["splits"].items()
     rows = [(split, name, number(entry)) for split, found in splits for name, entry in found.items()]
-    return "\n".join([*columns(rows), *warnings(summary["splits"])])
+    notes = [f"note: {note}" for note in summary.get("notes", ())]
+    return "\n".join([*columns(rows), *warnings(summary["splits"]), *notes])
 
 
 def warnings(splits):
-    """A line for each split whose numbers rest on fits of q that are known to fall short."""
+    """A line for each thing in the numbers of splits that makes them doubtful."""
+    return [*short_fits(splits), *collapsed(splits), *few_effective(splits)]
+
+
+def collapsed(splits):
+    """Where no unit is active, q(z|x) says nothing of x."""
+    for split, numbers in splits.items():
+        if numbers.get("active_units", {}).get("value") == 0:
+            yield f"warning: no latent unit is active on {split}: q(z|x) tells nothing of x"
+
+
+def few_effective(splits):
+    """Where importance sampling has next to no draws that count."""
+    for split, numbers in splits.items():
+        if "ess" in numbers and numbers["ess"]["value"] < FEW * (draws := int(numbers["ess"]["unit"].split()[1])):
+            ess = f"{numbers['ess']['value']:.3g} of {draws}"
+            yield f"warning: the effective sample size of log p(x) on {split} is {ess}: more config.eval.num_samples"
+
+
+def short_fits(splits):
+    """Where numbers rest on fits of q that are known to fall short."""
     found = {split: numbers["fit_shortfall"] for split, numbers in splits.items() if "fit_shortfall" in numbers}
     return [
         f"warning: fits of q on {split} end at least {measured(short['value'], short['stderr'])} nats below the best: "
@@ -137,16 +159,18 @@ def guarded(action, interrupted="interrupted"):
     )  # the ± of a number must not end a run where output is ASCII
     try:
         return action()
+    except Stopped as stopped:
+        fail(stopped, 128 + stopped.signal, "stopped")
     except (UserError, OSError) as error:  # an OSError: what cannot be read or written, and why
         fail(error)
     except KeyboardInterrupt:
         fail(interrupted, status=130)
 
 
-def fail(message, status=2):
+def fail(message, status=2, word="error"):
     """One line on stderr, where a progress bar may stand, and the end."""
     bar = "\r\033[K" if sys.stderr.isatty() else ""
-    print(f"{bar}error:", " ".join(str(message).split()), file=sys.stderr)
+    print(f"{bar}{word}:", " ".join(str(message).split()), file=sys.stderr)
     sys.exit(status)
 
 

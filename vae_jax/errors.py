@@ -33,6 +33,14 @@ class TrainingError(UserError, RuntimeError):
     """What stopped a run, and how to go on."""
 
 
+class Stopped(UserError):
+    """A signal that ended the work, whose number is `signal`: what was saved, and how to go on."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
 def one_line(error):
     """An exception as one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__

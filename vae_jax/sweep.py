@@ -9,10 +9,11 @@ Values are a list, 0.5,1,2, or a range of integers, 0:16, which ends before its 
 Each combination is the run that vae_jax.main makes of it, in the directory that vae_jax.main gives it, or one of that
 name in --workdir. Runs that differ in seed, objective weights, learning rates, warm-up or schedule_epochs alone are one
 compiled program, divided over the devices; any other key takes a program for each value. Started again, the same
-command leaves out what is finished and goes on with the rest.
+command leaves out what is finished and goes on with the rest. DRY_RUN=1 prints their directories.
 """
 
 import itertools
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,8 @@ def sweep():
     console.write(f"sweep      {len(runs)} runs: {spelled}")
     for line in idle(config, grid):
         console.write(f"note       {line}")
+    if os.environ.get("DRY_RUN", "0") not in ("", "0"):
+        return console.write("\n".join(f"  {run.workdir}" for run in runs))
     options = many_runs.Options(DEVICES.value, int(MEMORY.value * 2**30) or None, BATCHING.value)
     failed = many_runs.train_members(runs, options, partial(train.finish, alone=False))
     console.write(table([run.workdir for run in runs if run.workdir not in failed]))

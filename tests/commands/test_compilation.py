@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from vae_jax.commands import flags as command
+from vae_jax.errors import DeviceError
 
 PROGRAM = """
 import sys, jax, jax.numpy as jnp
@@ -48,6 +49,49 @@ def test_the_folder_names_user_version_and_machine(tmp_path, monkeypatch):
     name = f"someone-jaxlib-{importlib.metadata.version('jaxlib')}-abacus"
     assert command.folder_of("on") == tmp_path / "cache" / "vae_jax" / name
     assert command.folder_of(str(tmp_path)) == tmp_path / name
+
+
+def test_a_user_without_a_name_has_a_number(tmp_path, monkeypatch):
+    """As in a container that runs under a number which /etc/passwd has not."""
+
+    def fail():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    assert command.folder_of(str(tmp_path)).name.startswith(f"{os.getuid()}-jaxlib")
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, capsys):
+    """A file in its place, or no home: training goes on without."""
+    (tmp_path / "file").write_text("")
+    before = jax.config.jax_compilation_cache_dir
+    assert command.use_cache(str(tmp_path / "file")) is None
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert command.use_cache("on") is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("warning: no compiled programs are kept") for line in lines)
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("2 EiB"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9")]
+)
+def test_no_memory_is_one_line(error):
+    def action():
+        raise error
+
+    with pytest.raises(DeviceError, match=r"^out of memory .*config\.train\.batch_size.*config\.data\.placement"):
+        command.within_memory(action)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="a bug"):
+        command.within_memory(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
 def test_two_processes_fill_one_folder_and_a_third_is_served(tmp_path):

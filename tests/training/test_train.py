@@ -1,7 +1,10 @@
 """Training in this process: windows, cadences, devices, divergence, a start from old parameters, the best of a run."""
 
+import os
 import re
+import signal
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from vae_jax import console
 from vae_jax.commands import configuration
 from vae_jax.commands import train as command
 from vae_jax.commands.train import train_run
-from vae_jax.errors import TrainingError
+from vae_jax.errors import Stopped, TrainingError
 from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import optimizer, train
@@ -189,6 +192,75 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
     train_run(small(optimizer__name="sgd", train__epochs=8, init_from=source, **calm, **cadence), mended, 1)
     assert steps_of(mended, "train") == [8] and np.isfinite(train_records(mended)[0]["objective"])
     assert sorted((broken / "checkpoints").iterdir()) == kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_steps_under_way_and_the_same_command_goes_on(
+    plain, fit_only, tmp_path, monkeypatch, number
+):
+    """Between two checkpoints; what follows is the run that nobody has stopped, to the last bit."""
+    own, write = tmp_path / "run", train.log_training
+
+    def write_and_stop(runs, metrics, done, *rest):
+        write(runs, metrics, done, *rest)
+        if done == 4:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)  # until the thread that listens has heard
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "log_training", write_and_stop)
+        with pytest.raises(Stopped, match=r"after step 4 of 16, which is saved: the same command") as stopped:
+            train_run(small(**SGD), own, 1)
+    assert stopped.value.signal == number and checkpoint.latest_step(own / "checkpoints") == 4
+    train_run(small(**SGD), own, 1)
+    assert steps_of(own, "train") == steps_of(plain, "train") and steps_of(own, "valid") == steps_of(plain, "valid")
+    for ours, theirs in zip(params_at(own), params_at(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_last_update_is_checked(fit_only, tmp_path):
+    """One step at a rate of 1e38: its loss and gradient are finite, what it leaves is not."""
+    sharp = {"data__binarization": "none", "model__likelihood": "normal", "model__sigma": 0.01}
+    broken = sharp | {
+        "optimizer__name": "sgd",
+        "optimizer__learning_rate": 1e38,
+        "data__num_train": 100,
+        "train__epochs": 1,
+    }
+    with pytest.raises(TrainingError, match=r"the parameters are not finite after step 1: start anew .*learning_rate"):
+        train_run(small(**broken, train__checkpoint_every=1), tmp_path / "run", 1)
+    assert checkpoint.latest_step(tmp_path / "run" / "checkpoints") is None
+
+
+def test_a_density_that_overflows_is_not_blamed_on_the_rate(fit_only, tmp_path):
+    sharp = {"data__binarization": "none", "model__likelihood": "normal", "model__sigma": 1e-30}
+    with pytest.raises(
+        TrainingError, match=r"^log p\(x\|z\) is not finite at step 1 .*config\.model\.sigma"
+    ) as stopped:
+        train_run(small(**sharp), tmp_path / "run", 1)
+    assert "learning_rate" not in str(stopped.value)
+
+
+def test_a_number_that_is_none_is_no_result(tmp_path, monkeypatch):
+    """It is named, the run is not complete, and what was measured can be read."""
+    measure = command.measure_all
+    infinite = {"nll": {"value": np.inf, "stderr": None, "unit": "nats"}}
+    monkeypatch.setattr(command, "measure_all", lambda *rest: measure(*rest) | infinite)
+    with pytest.raises(TrainingError, match=r"run, step 4: nll of test is inf: no result, and the run is not complete"):
+        train_run(small(train__epochs=1), tmp_path / "run", 1)
+    summary = directory.read_summary(tmp_path / "run")
+    assert not summary["complete"] and summary["splits"]["test"]["elbo"]["value"] < 0
+
+
+def test_pictures_that_fail_leave_a_finished_run_with_a_note(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("a figure\nof no size")
+
+    monkeypatch.setattr(command, "draw", fail)
+    summary = train_run(small(train__epochs=1), tmp_path / "run", 1)
+    assert summary["complete"] and summary["figures"] == {} and (tmp_path / "run" / "report.html").exists()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert "ZeroDivisionError: a figure of no size; python -m vae_jax.report --figures" in line
 
 
 def test_init_from_starts_at_step_0_from_the_old_parameters(plain, fit_only, tmp_path):

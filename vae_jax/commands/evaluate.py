@@ -8,7 +8,7 @@ from vae_jax import console
 from vae_jax.commands.configuration import changed, default
 from vae_jax.evaluation import bounds, generation, latent_space, out_of_distribution
 from vae_jax.evaluation.examples import in_chunks, summarize, with_means, with_q_params
-from vae_jax.evaluation.summary import kind_of, measure_further, name_units
+from vae_jax.evaluation.summary import kind_of, measure_further, name_units, require_finite
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.reports import gallery, page
@@ -24,6 +24,7 @@ def evaluate(workdir, overrides, num_devices=0):
     workdir = Path(workdir)
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     numbers, drawn = measure_and_draw(setup, params, workdir)
+    require_finite(numbers, workdir, setup.num_steps)
     for split, entries in numbers.items():
         save(workdir, split, entries, drawn if split == "test" else {})
     console.write(console.table({"splits": numbers}))

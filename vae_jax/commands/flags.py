@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import textwrap
 import traceback
 
@@ -18,7 +19,7 @@ from vae_jax import config as configs
 from vae_jax import console
 from vae_jax.commands import configuration
 from vae_jax.console import fail
-from vae_jax.errors import ConfigError
+from vae_jax.errors import ConfigError, DeviceError, one_line
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, e.g. experiments/mnist.py or experiments/mnist.py:quick."
@@ -51,7 +52,20 @@ def guarded(action):
     """Does what trains or measures; every error becomes one line and exit status 2."""
     logging.set_verbosity(logging.WARNING)  # jax tells at INFO which accelerators it did not find
     use_cache(os.environ.get(SWITCH, "off"))
-    console.guarded(action, "interrupted; the same command goes on from the last checkpoint")
+    console.guarded(lambda: within_memory(action), "interrupted; the same command goes on from the last checkpoint")
+
+
+def within_memory(action):
+    """Does it; what no memory was left for is one line with the keys that take less."""
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as error:  # jax's own of a device is a RuntimeError
+        if not isinstance(error, MemoryError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise DeviceError(
+            f"out of memory ({one_line(error)[:150]}): lower config.train.batch_size or config.objective.num_samples; "
+            "in measuring config.eval.chunk_images; for the data set config.data.placement = host"
+        ) from error
 
 
 def asked_config():
@@ -162,14 +176,19 @@ def use_cache(switch):
 
     The folder is one of this user, jaxlib version and kind of machine: an entry of another compiler is never read. JAX
     locks it while it reads and writes, so any number of runs may share it; an entry that cannot be read is compiled.
-    On macOS, where reloaded programs have crashed, it stays off.
+    On macOS, where reloaded programs have crashed, it stays off; where it cannot be written, with a warning.
     """
     if switch in ("", "off") or sys.platform == "darwin":
         return None
     import jax
 
-    folder = folder_of(switch)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = folder_of(switch)
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # a RuntimeError: there is no home
+        print(f"warning: no compiled programs are kept, {SWITCH}={switch}: {one_line(error)}", file=sys.stderr)
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -181,4 +200,8 @@ def folder_of(switch):
     """Where the entries of this user, this jaxlib and this kind of machine lie."""
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     base = pathlib.Path(home) / "vae_jax" if switch == "on" else pathlib.Path(switch)
-    return base / f"{getpass.getuser()}-jaxlib-{importlib.metadata.version('jaxlib')}-{platform.machine()}"
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's number without a name
+        user = str(os.getuid())
+    return base / f"{user}-jaxlib-{importlib.metadata.version('jaxlib')}-{platform.machine()}"

@@ -8,8 +8,8 @@ import jax
 
 from vae_jax import console
 from vae_jax.commands.configuration import default
-from vae_jax.errors import TrainingError
-from vae_jax.evaluation.summary import measure_all
+from vae_jax.errors import TrainingError, one_line
+from vae_jax.evaluation.summary import measure_all, not_finite, require_finite
 from vae_jax.models import networks
 from vae_jax.parallel import devices, processes
 from vae_jax.reports import page
@@ -107,7 +107,9 @@ def finish(run, state, alone=True):
     codes = setups.training_codes(setup, params, table) if alone else None
     params = devices.to_host(params)
     drawn = partial(draw, setup, params, test, codes) if alone else lambda records: {}
-    return processes.on_first(lambda: conclude(run, step, networks.count(params), splits, drawn))
+    summary = processes.on_first(lambda: conclude(run, step, networks.count(params), splits, drawn))
+    require_finite(splits, run.workdir, step)
+    return summary
 
 
 def draw(setup, params, test, codes, records):
@@ -120,20 +122,34 @@ def draw(setup, params, test, codes, records):
 def conclude(run, step, num_params, splits, draw):
     """Pictures, summary.json and the report of a run that has been measured; returns the summary."""
     records = directory.read_metrics(run.workdir)
+    figures, notes = draw_or_note(run.workdir, partial(draw, records))
     summary = {
-        "complete": True,
+        "complete": not not_finite(splits),
         "step": step,
         "epochs": step / run.setup.epoch_steps,
         "train_seconds": sum(record["seconds"] for record in records if record["split"] == "train"),
         "selected": run.setup.config.train.select,
         "num_params": num_params,
         "splits": splits,
-        "figures": directory.save_figures(run.workdir, draw(records)),
+        "notes": notes,
+        "figures": figures,
     }
     directory.write_summary(run.workdir, summary)
     close_events(run, records)
-    page.write_report(run.workdir, default().to_dict())
+    try:
+        page.write_report(run.workdir, default().to_dict())
+    except Exception as error:  # a run whose numbers are written is finished
+        console.write(f"note: {directory.REPORT} was not written: {one_line(error)}")
     return summary
+
+
+def draw_or_note(workdir, draw):
+    """({name: caption} of the pictures, notes): a picture that cannot be made leaves a note, and a finished run."""
+    try:
+        return directory.save_figures(workdir, draw()), []
+    except Exception as error:  # of any kind: matplotlib's own, of shapes, of memory
+        again = f"python -m vae_jax.report --figures {workdir} draws them again"
+        return {}, [f"there are no pictures, {type(error).__name__}: {one_line(error)}; {again}"]
 
 
 def close_events(run, records):

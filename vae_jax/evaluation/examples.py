@@ -141,7 +141,8 @@ def summarize(values: Any, unit: str = "nats") -> dict:
         {'value', 'stderr', 'unit'}; the standard error is None for a single example.
     """
     values = np.asarray(values, np.float64)
-    stderr = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    with np.errstate(invalid="ignore"):  # an infinite value has no spread
+        stderr = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return entry(float(values.mean()), unit, stderr)
 
 

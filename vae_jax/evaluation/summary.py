@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax import console
+from vae_jax.errors import TrainingError
 from vae_jax.evaluation import latent_space
 from vae_jax.evaluation.bounds import bound_numbers, likelihood_numbers
 from vae_jax.evaluation.examples import entry, summarize
@@ -61,6 +62,34 @@ def name_units(numbers: dict, model: Model, examples: dict, config: Any) -> dict
         name = name.replace("nll", "cross_entropy") if after and not model.rounds else name
         named[name] = {**number, "unit": units.get(unit, unit) + comma + rest}
     return named
+
+
+def not_finite(splits: dict) -> list[str]:
+    """'nll of test is inf', for each number that is none.
+
+    Args:
+        splits: {split: {name: {'value', 'stderr', 'unit'}}}.
+
+    Returns:
+        One text a number.
+    """
+    flat = [(split, name, entry["value"]) for split, numbers in splits.items() for name, entry in numbers.items()]
+    return [f"{name} of {split} is {value}" for split, name, value in flat if not np.isfinite(value)]
+
+
+def require_finite(splits: dict, workdir: Any, step: int) -> None:
+    """Raises TrainingError naming the numbers of a run that are not finite, and the step of its parameters.
+
+    Args:
+        splits: {split: {name: {'value', 'stderr', 'unit'}}}.
+        workdir: the run directory.
+        step: of the parameters that were measured.
+
+    Raises:
+        TrainingError: in one line.
+    """
+    if found := not_finite(splits):
+        raise TrainingError(f"{workdir}, step {step}: {', '.join(found)}: no result, and the run is not complete")
 
 
 def measure_bound(model: Model, params: Any, examples: dict, config: Any, spread: Spread = ONE_DEVICE) -> dict:

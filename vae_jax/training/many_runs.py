@@ -18,7 +18,7 @@ import numpy as np
 
 from vae_jax import console
 from vae_jax.config import flat
-from vae_jax.errors import DeviceError
+from vae_jax.errors import DeviceError, TrainingError
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
@@ -168,8 +168,7 @@ def train_wave(programs, members, size, environment, finish):
     advance = make_advance(*resident(partial(programs.compiled, size), programs.data))
     own = lambda state: partial(place_of, jax.device_get(state))
     state, failed = train.fit(runs, state, hyper, advance, states=own)
-    finish_all([run for run in runs if run.workdir not in failed], own(state), finish)
-    return failed
+    return failed | finish_all([run for run in runs if run.workdir not in failed], own(state), finish)
 
 
 def stack_states(mesh, states, size):
@@ -192,13 +191,17 @@ def place_of(host, run):
 
 
 def finish_all(runs, own, finish):
-    """Final numbers and a report of each run, as many at a time as there are devices."""
-    progress, done = console.Progress("measuring", len(runs)), []
+    """Final numbers and a report of each run, as many at a time as there are devices; {workdir: why} of the failed."""
+    progress, done, failed = console.Progress("measuring", len(runs)), [], {}
 
     def one(run):
-        finish(run, own(run))
+        try:
+            finish(run, own(run))
+        except TrainingError as error:
+            failed[run.workdir] = str(error)
         done.append(run)
         progress.update(len(done), f"{len(done)} of {len(runs)} runs")
 
     train.in_threads(one, runs)
     progress.close()
+    return failed

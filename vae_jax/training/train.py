@@ -9,9 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import console
+from vae_jax.errors import Stopped
 from vae_jax.evaluation import bounds
 from vae_jax.evaluation.examples import with_q_params
 from vae_jax.evaluation.summary import measure_bound
@@ -19,6 +22,7 @@ from vae_jax.models import networks
 from vae_jax.parallel import processes
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
+from vae_jax.training import stop
 from vae_jax.training.step import State, evaluation_params
 
 
@@ -46,33 +50,47 @@ def fit(
 
     Returns:
         The state after the last step, and why the runs stopped that are no longer finite. It ends when all have.
+
+    Raises:
+        Stopped: by SIGTERM or SIGINT, after the window of steps under way has been saved.
     """
     setup, begun, done, failed = runs[0].setup, len(runs), int(state.step), {}
-    train, window, num_steps = setup.config.train, setup.window, setup.num_steps
+    train, window, num_steps, signal = setup.config.train, setup.window, setup.num_steps, 0
     valid = setups.split_of(setup, "valid")
     progress = console.Progress("training" if begun == 1 else f"training {begun} runs", num_steps, done)
-    while done < num_steps:
-        started, before = time.perf_counter(), done
-        count = min(window - done % window, num_steps - done)
-        state, metrics = advance(hyper, state, count)
-        done += count
-        stopped = {run.workdir: why for run in runs if (why := not_finite(run, metrics, before))}
+
+    def drop(stopped):
+        nonlocal runs, failed
         runs, failed = [run for run in runs if run.workdir not in stopped], failed | stopped
         for workdir, why in stopped.items() if begun > 1 else ():
             progress.line(f"{workdir} stopped: {why}")
-        if not runs:
-            break
-        log_training(runs, metrics, done, (time.perf_counter() - started) / begun, progress)
-        cadences = (train.eval_every, train.checkpoint_every)
-        due = [crossed(epochs * setup.epoch_steps, before, done, num_steps) for epochs in cadences]
-        own: Any = states(state) if any(due) else None
-        if due[0]:
-            on_valid = in_threads(lambda run, own=own: evaluate_valid(run, own(run), valid), runs)
-            progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {spelled(on_valid)}")
-        if due[1]:
-            for run in runs:
-                checkpoint.save(run.workdir / load.CHECKPOINTS, done, own(run))
+
+    with stop.caught() as asked:
+        while done < num_steps and runs and not signal:
+            started, before = time.perf_counter(), done
+            count = min(window - done % window, num_steps - done)
+            state, metrics = advance(hyper, state, count)
+            done += count
+            drop({run.workdir: why for run in runs if (why := not_finite(run, metrics, before))})
+            if not runs:
+                break
+            log_training(runs, metrics, done, (time.perf_counter() - started) / begun, progress)
+            signal = stop.agreed(asked())
+            cadences = (train.eval_every, train.checkpoint_every)
+            due = [crossed(epochs * setup.epoch_steps, before, done, num_steps) for epochs in cadences]
+            own: Any = states(state) if any(due) or signal else None
+            if own:
+                drop({run.workdir: why for run in runs if (why := broken(run, own(run)))})
+            if due[0] and runs:
+                on_valid = in_threads(lambda run, own=own: evaluate_valid(run, own(run), valid), runs)
+                progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {spelled(on_valid)}")
+            if due[1] or signal:
+                for run in runs:
+                    checkpoint.save(run.workdir / load.CHECKPOINTS, done, own(run))
     progress.close()
+    if signal:
+        saved = f"after step {done:,} of {num_steps:,}, which is saved: the same command goes on from there"
+        raise Stopped(saved, signal)
     return state, failed
 
 
@@ -98,16 +116,40 @@ def in_threads(function, runs):
         return list(pool.map(function, runs))
 
 
+# What a step reports, in the order in which it is computed: the first that is no number is to blame.
+BLAMED = {"log_likelihood": "log p(x|z)", "kl": "the KL", "objective": "the objective", "grad_norm": "the gradient"}
+
+
 def not_finite(run, metrics, before):
     """Why a run must stop whose loss or gradient is no longer a number, and the way on; None while all is well."""
-    bad = ~(np.isfinite(metrics["objective"][run.place]) & np.isfinite(metrics["grad_norm"][run.place]))
-    if not bad.any():
+    bad = {name: ~np.isfinite(metrics[name][run.place]) for name in BLAMED if name in metrics}
+    steps = np.any([*bad.values()], axis=0)
+    if not steps.any():
         return None
+    first = int(steps.argmax())
+    name = next(name for name, where in bad.items() if where[first])
+    where = f"step {before + first + 1} (of steps {before + 1} to {before + len(steps)})"
+    way_on = "config.model.sigma and the range of the data, since no update has been made"
+    return f"{BLAMED[name]} is not finite at {where}: " + (ways_on(run) if before + first else f"look at {way_on}")
+
+
+def broken(run, state):
+    """Why a run must stop whose last update has left parameters that are no numbers, which no metric shows yet."""
+    table = state.table.q_params if state.table != () else ()
+    fine = bool(all_finite((state.params, state.ema, table)))
+    return None if fine else f"the parameters are not finite after step {int(state.step)}: {ways_on(run)}"
+
+
+@jax.jit
+def all_finite(tree):
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
+def ways_on(run):
+    """What to do after a divergence: from where, and how."""
     saved = checkpoint.latest_step(run.workdir / load.CHECKPOINTS)
     source = f"another --workdir with --init_from={run.workdir}@{saved}" if saved else "start anew in another --workdir"
-    where = f"step {before + int(bad.argmax()) + 1} (of steps {before + 1} to {before + len(bad)})"
-    way_on = "a lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
-    return f"loss or gradient is not finite at {where}: {source} and {way_on}"
+    return f"{source} and a lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
 
 
 def log_training(runs, metrics, done, seconds, progress):
