@@ -5,8 +5,9 @@
     python -m vae_jax.main --mode=evaluate --workdir=runs/two
     python -m vae_jax.main --mode=sample --workdir=runs/two --n=64 --out=samples.png
 
-The experiment file holds the configuration; any key of it is a flag, --config.GROUP.KEY=VALUE. A run directory that is
-not finished is resumed, a finished one prints its summary, and one with another configuration is left alone.
+The experiment file holds the configuration; --config=digits:quick finds a shipped one by its name, from any directory,
+and `vae-jax` is the same command. Any key of the configuration is a flag, --config.GROUP.KEY=VALUE. A run directory
+that is not finished is resumed, a finished one prints its summary, and one with another configuration is left alone.
 """
 
 import os
@@ -118,5 +119,10 @@ def parse(arguments):
     return command.parse(arguments, lambda: command.help_text(__doc__, shown))
 
 
-if __name__ == "__main__":
+def console_script():
+    """`vae-jax` of an installed package: the same as `python -m vae_jax.main`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    console_script()

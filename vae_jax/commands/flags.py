@@ -22,7 +22,7 @@ from vae_jax.console import fail
 from vae_jax.errors import ConfigError, DeviceError, one_line
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, e.g. experiments/mnist.py or experiments/mnist.py:quick."
+    "config", None, "Experiment: a file, e.g. experiments/mnist.py:quick, or the name of a shipped one, mnist:quick."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -96,6 +96,7 @@ def parse(arguments, help_text):
         print(help_text())
         sys.exit(0)
     logging.set_verbosity(logging.ERROR)
+    arguments = with_experiments(arguments)
     try:
         require_known_keys(arguments)
         positional = flags.FLAGS(arguments)
@@ -105,6 +106,20 @@ def parse(arguments, help_text):
         return positional
     except Exception as error:  # an experiment file is anybody's code and may raise anything
         fail(explain(error, arguments))
+
+
+def with_experiments(arguments):
+    """The arguments, where --config=NAME, if there is no such file, is the path of the shipped experiment NAME."""
+    package = pathlib.Path(__file__).parents[1]
+    places = [package / "experiments", package.parent / "experiments"]  # of a wheel, of a checkout
+
+    def located(given):
+        name, colon, variant = given.partition(":")
+        shipped = [place / f"{name}.py" for place in places if name and (place / f"{name}.py").is_file()]
+        return given if os.path.isfile(name) or not shipped else f"{shipped[0]}{colon}{variant}"
+
+    joined = re.sub(r"(?<=\0)(--?config[=\0])([^\0]*)", lambda at: at[1] + located(at[2]), "\0".join(arguments))
+    return joined.split("\0")
 
 
 def require_known_keys(arguments):
@@ -120,7 +135,7 @@ def explain(error, arguments):
     spelled = re.findall(r"(?:^|\0)--?config(?:=|\0)([^\0]*)", "\0".join(arguments[1:]))
     path = spelled[-1].partition(":")[0] if spelled else ""
     if spelled and not os.path.isfile(path):
-        return f"--config={path}: there is no such file; an experiment file is meant, say experiments/digits.py"
+        return f"--config={path}: no such file, nor a shipped experiment of that name; say experiments/digits.py"
     wrong_type = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if wrong_type and wrong_type[1] in configuration.keys():
         expected = configs.TYPE_NAMES[type(configuration.keys()[wrong_type[1]].default)]
