@@ -45,6 +45,7 @@ OUTSIDE = {
     "absl": {"commands", "main.py", "sweep.py"},
     "blackjax": {"evaluation/ais.py", "evaluation/nuts.py"},
     "optax": {"models/fits.py", "training"},
+    "filelock": {"runs/files.py"},
     "rich": {"console.py"},
     "numpy": None,
     "jax": None,

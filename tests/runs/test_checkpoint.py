@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vae_jax.errors import CheckpointError
-from vae_jax.runs import checkpoint
+from vae_jax.runs import checkpoint, files
 
 
 class State(NamedTuple):
@@ -188,22 +190,69 @@ def test_part_of_a_checkpoint_on_request(tmp_path):
     assert_same(part.params, state.params)
 
 
-@pytest.mark.parametrize("damage", ["no_tree", "bad_bytes", "no_file"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_restorable(tmp_path, capfd, damage):
+@pytest.mark.parametrize("damage", ["no_tree", "bad_bytes", "no_file", "no_sums"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, capfd, damage):
     like = {"a": jnp.zeros(300)}
     for step in (1, 2):
         checkpoint.save(tmp_path, step, {"a": jnp.arange(300) * 0.1})
     if damage == "no_tree":
         (tmp_path / "2" / "_METADATA").write_text("{")
+    if damage == "no_sums":
+        (tmp_path / "2" / files.SUMS).unlink()
     for file in (tmp_path / "2").rglob("d/*"):
         if damage == "bad_bytes":
             file.write_bytes(file.read_bytes()[:-20] + bytes(20))
         elif damage == "no_file":
             file.unlink()
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.restore(tmp_path, like)
-    assert f"{tmp_path / '2'} cannot be read" in one_line(caught) and "delete 2" in one_line(caught)
-    assert_same(checkpoint.restore(tmp_path, like, 1), {"a": jnp.arange(300) * 0.1})
+    assert checkpoint.latest_step(tmp_path) == 1
+    assert_same(checkpoint.restore(tmp_path, like), {"a": jnp.arange(300) * 0.1})
+    out, err = capfd.readouterr()
+    assert (
+        out == "" and err.count("\n") == 1 and f"{tmp_path / '2'} is damaged" in err and f"{tmp_path / '1'} is" in err
+    )
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
+        checkpoint.restore(tmp_path, like, 2)
+
+
+def test_where_all_are_damaged_one_error_and_nothing_deleted(tmp_path):
+    checkpoint.save(tmp_path, 1, {"a": jnp.ones(3)})
+    (tmp_path / "1" / "_METADATA").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    for action in (checkpoint.latest_step, lambda root: checkpoint.restore(root, {"a": jnp.ones(3)})):
+        with pytest.raises(CheckpointError) as caught:
+            action(tmp_path)
+        assert "_METADATA is missing" in one_line(caught)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_flipped_bit_is_silent(tmp_path):
+    checkpoint.save(tmp_path, 1, make_state())
+    folder, random = tmp_path / "1", np.random.default_rng(0)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = np.array([path.stat().st_size for path in paths])
+    for place in random.integers(sizes.sum(), size=300):
+        number = int(np.searchsorted(sizes.cumsum(), place, side="right"))
+        content = paths[number].read_bytes()
+        flipped = bytearray(content)
+        flipped[place - (sizes.cumsum() - sizes)[number]] ^= 1 << int(random.integers(8))
+        paths[number].write_bytes(flipped)
+        assert files.damage(folder), paths[number]
+        paths[number].write_bytes(content)
+    assert files.damage(folder) is None
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(tmp_path, capfd):
+    checkpoint.save(tmp_path, 1, {"a": jnp.ones(3)})
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.save(tmp_path, 2, {"a": jax.random.normal(jax.random.key(0), (100_000,))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "checkpoint 2 cannot be written" in str(caught.value) and "checkpoints there: 1" in one_line(caught)
+    assert checkpoint.latest_step(tmp_path) == 1 and "Traceback" not in capfd.readouterr().err
 
 
 def test_states_that_cannot_be_stored(tmp_path):
@@ -243,7 +292,7 @@ def test_works_inside_a_running_event_loop_as_in_a_notebook(tmp_path):
 KILLED = """
 import sys
 import jax.numpy as jnp
-from vae_jax.runs import checkpoint
+from vae_jax.runs import checkpoint, files
 directory, again = sys.argv[1], int(sys.argv[2])
 step = checkpoint.latest_step(directory) or 0
 if step:

@@ -1,5 +1,6 @@
 """The main job: a run is set up, trained, measured, drawn and reported."""
 
+import contextlib
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from vae_jax.evaluation.summary import measure_all, not_finite, require_finite
 from vae_jax.models import networks
 from vae_jax.parallel import devices, processes
 from vae_jax.reports import page
-from vae_jax.runs import checkpoint, directory, load
+from vae_jax.runs import checkpoint, directory, files, load
 from vae_jax.training import setup as setups
 from vae_jax.training import train
 from vae_jax.training.program import batch_source, make_advance, stays_on_host
@@ -30,7 +31,8 @@ def train_run(config, workdir, num_devices=0):
         console.write(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
         summary = processes.on_first(lambda: finished(workdir))
     else:
-        summary = train_unfinished(config, workdir, num_devices)
+        with files.locked(workdir) if processes.first() else contextlib.nullcontext():
+            summary = train_unfinished(config, workdir, num_devices)
     if processes.first():
         console.write(console.table(summary))
         console.write(f"report    {workdir / directory.REPORT}")

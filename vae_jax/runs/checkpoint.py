@@ -14,6 +14,7 @@ import logging
 import pathlib
 import re
 import shutil
+import sys
 import threading
 from typing import Any
 
@@ -24,9 +25,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from vae_jax.errors import CheckpointError
+from vae_jax.runs import files
 
+_WARNED: set[pathlib.Path] = set()
 _ONE_AT_A_TIME = threading.Lock()  # the runs of a sweep are measured, and their best saved, in several threads
-_WRITING, _REPLACED, _DOOMED = ".orbax-checkpoint-tmp", ".replaced", ".doomed"
+_WRITING, _UNSEALED, _REPLACED, _DOOMED = ".orbax-checkpoint-tmp", ".unsealed", ".replaced", ".doomed"
 
 
 def save(directory: str | pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
@@ -39,7 +42,8 @@ def save(directory: str | pathlib.Path, step: int, state: Any, *, keep: int = 2)
         keep: how many checkpoints stay, the newest.
 
     Raises:
-        CheckpointError: for a leaf that is a PRNG key, or two of one name.
+        CheckpointError: for a leaf that is a PRNG key, or two of one name; or where the disk takes no checkpoint, the
+            ones before staying as they are.
         ValueError: step < 0 or keep < 1.
     """
     if step < 0 or keep < 1:
@@ -47,12 +51,19 @@ def save(directory: str | pathlib.Path, step: int, state: Any, *, keep: int = 2)
     root, step = pathlib.Path(directory).absolute(), int(step)
     arrays = {name: leaf for name, leaf in _named(state).items() if leaf.size}  # orbax refuses arrays of size zero
     if jax.process_index() == 0:
-        _make_room(root, step)
+        with _writable(root, step):
+            _make_room(root, step)
     _meet("checkpoint.make_room")
-    with _orbax() as orbax:
-        orbax.save(root / str(step), ocp.args.PyTreeSave(arrays))
-    if jax.process_index() == 0:
-        _prune(root, step, keep)
+    written = root / f"{step}{_UNSEALED}"
+    with _writable(root, step):
+        with _orbax() as orbax:
+            orbax.save(written, ocp.args.PyTreeSave(arrays))
+        if jax.process_index() == 0:
+            files.seal(written)
+            written.rename(root / str(step))
+            files.sync(root)
+            _prune(root, step, keep)
+    _meet("checkpoint.sealed")
 
 
 def restore(directory: str | pathlib.Path, like: Any, step: int | None = None, *, partial: bool = False) -> Any:
@@ -62,7 +73,7 @@ def restore(directory: str | pathlib.Path, like: Any, step: int | None = None, *
         directory: of the checkpoints of one run.
         like: a pytree of arrays or `jax.ShapeDtypeStruct`s; a leaf without a sharding (or an uncommitted array) comes
             back on the default device, uncommitted.
-        step: of the checkpoint; the newest by default.
+        step: of the checkpoint; by default the newest that is undamaged, with a warning for each that is newer.
         partial: whether leaves of the checkpoint that `like` has not are left out; otherwise they are refused.
 
     Returns:
@@ -84,15 +95,19 @@ def restore(directory: str | pathlib.Path, like: Any, step: int | None = None, *
 
 
 def latest_step(directory: str | pathlib.Path) -> int | None:
-    """The newest complete checkpoint's step.
+    """The step of the newest checkpoint that is undamaged, which `restore` takes.
 
     Args:
         directory: of the checkpoints of one run; it need not exist.
 
     Returns:
         The step, None without a checkpoint.
+
+    Raises:
+        CheckpointError: where all are damaged.
     """
-    return max(_complete(pathlib.Path(directory)), default=None)
+    root = pathlib.Path(directory).absolute()
+    return int(_find(root, None).name.partition(".")[0]) if _complete(root) else None
 
 
 def _named(tree, store=True) -> dict:
@@ -143,15 +158,32 @@ def _find(root: pathlib.Path, step) -> pathlib.Path:
         raise CheckpointError(f"no checkpoint in {root}")
     if step is not None and int(step) not in found:
         raise CheckpointError(f"no checkpoint of step {step} in {root}; there is {', '.join(map(str, sorted(found)))}")
-    return found[max(found) if step is None else int(step)]
+    broken = {}
+    for number in sorted(found, reverse=True) if step is None else [int(step)]:
+        why = files.damage(found[number])
+        if why is None:
+            _warn(broken, found[number])
+            return found[number]
+        broken[found[number]] = why
+    listed = "; ".join(f"{folder}: {why}" for folder, why in list(broken.items())[:2])
+    way = "train anew in another directory" if step is None else "leave out the step for the newest that is undamaged"
+    raise CheckpointError(f"no undamaged checkpoint ({listed}): nothing was deleted, {way}")
+
+
+def _warn(broken: dict[pathlib.Path, str], used: pathlib.Path) -> None:
+    """One line for each damaged checkpoint, once in a process."""
+    for folder, why in broken.items():
+        if folder not in _WARNED:
+            _WARNED.add(folder)
+            print(f"warning: {folder} is damaged ({why}): {used} is used instead", file=sys.stderr)
 
 
 def _complete(root: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Complete checkpoints by step. '7.replaced' stands in for '7' if we were killed while 7 was being saved again."""
+    """Checkpoints by step, damaged ones too. '7.replaced' stands in for '7' where a save of 7 was killed."""
     found = {}
     for path in sorted(root.glob("[0-9]*")):  # '7' comes before '7.replaced'
         match = re.fullmatch(rf"(\d+)({re.escape(_REPLACED)})?", path.name)
-        if match and (path / "_METADATA").is_file():
+        if match and path.is_dir():
             found.setdefault(int(match[1]), path)
     return found
 
@@ -159,7 +191,7 @@ def _complete(root: pathlib.Path) -> dict[int, pathlib.Path]:
 def _make_room(root: pathlib.Path, step: int) -> None:
     """Clear what killed processes left, and move an older checkpoint of the same step aside (still restorable)."""
     root.mkdir(parents=True, exist_ok=True)
-    for path in [*root.glob(f"*{_WRITING}*"), *root.glob(f"*{_DOOMED}")]:
+    for path in {path for left in (_WRITING, _UNSEALED, _DOOMED) for path in root.glob(f"*{left}*")}:
         shutil.rmtree(path)
     old, aside = root / str(step), root / f"{step}{_REPLACED}"
     if old.exists():
@@ -169,8 +201,8 @@ def _make_room(root: pathlib.Path, step: int) -> None:
 
 def _prune(root: pathlib.Path, step: int, keep: int) -> None:
     _remove(root / f"{step}{_REPLACED}")
-    found = _complete(root)
-    for old in sorted(found)[:-keep]:
+    found = {number: path for number, path in _complete(root).items() if (path / files.SUMS).is_file()}
+    for old in sorted(found)[:-keep]:  # what has lost its sums is damaged: not counted, nor deleted
         if old != step:  # a run may have gone back: never delete what was just saved
             _remove(found[old])
 
@@ -197,6 +229,19 @@ def _orbax():
                 yield checkpointer
         finally:
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _writable(root: pathlib.Path, step: int):
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        kept = ", ".join(map(str, sorted(_complete(root)))) or "none"
+        raise CheckpointError(
+            f"checkpoint {step} cannot be written in {root} ({type(error).__name__}: {first}): make room or choose "
+            f"another --workdir; checkpoints there: {kept}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -30,12 +30,19 @@ from typing import Any
 
 from vae_jax.config import CHANGEABLE, flat, in_groups
 from vae_jax.errors import RunError
+from vae_jax.runs import files
 
 FORMAT = 2  # of a run directory, as versions from 0.2 on write it; 0.1 wrote no number, and is 1
 CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
 METRICS, SUMMARY, REPORT, FIGURES = "metrics.jsonl", "summary.json", "report.html", "figures"
 # All that a run killed before its config.json was in place can have left behind.
-_BEFORE_CONFIG = {INFO, ENVIRONMENT, *(f".{name}.tmp" for name in (CONFIG, INFO, ENVIRONMENT))}
+_BEFORE_CONFIG = {
+    files.LOCK,
+    files.HOLDER,
+    INFO,
+    ENVIRONMENT,
+    *(f".{name}.tmp" for name in (CONFIG, INFO, ENVIRONMENT)),
+}
 _ABSENT = "(absent)"
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -323,9 +330,7 @@ def _lines(workdir) -> list[bytes]:
 
 
 def _replace(path: pathlib.Path, content) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    files.replace(path, content.encode() if isinstance(content, str) else content)
 
 
 def _dumps(value, indent: int | None = None) -> str:

@@ -1,0 +1,90 @@
+"""Files that survive a loss of power, folders whose bytes are checked, and one writer at a time."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import socket
+
+import filelock
+
+from vae_jax.errors import RunError
+
+SUMS, LOCK, HOLDER = "sha256.json", ".lock", ".lock.holder"
+
+
+def sync(path: pathlib.Path) -> None:
+    """Everything written to a file, or every name in a folder, is on the disk on return."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Puts content in place of a file at once: after a loss of power it holds the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sums(folder: pathlib.Path) -> dict[str, str]:
+    """sha256 of every file below a folder but its list of sums, by relative path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != SUMS:
+            with open(path, "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def seal(folder: pathlib.Path) -> None:
+    """Writes the sums of a complete folder into it, and everything in it to the disk."""
+    (folder / SUMS).write_text(json.dumps(sums(folder)))
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def damage(folder: pathlib.Path) -> str | None:
+    """What differs from the time a folder was sealed, None if nothing does."""
+    try:
+        wanted, found = json.loads((folder / SUMS).read_bytes()), sums(folder)
+    except (OSError, ValueError) as error:
+        return f"{SUMS} does not read ({type(error).__name__})"
+    if not isinstance(wanted, dict):
+        return f"{SUMS} holds no list of files"
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            return f"{name} is {'missing' if name not in found else 'not what was written'}"
+    return None
+
+
+@contextlib.contextmanager
+def locked(workdir: str | os.PathLike):
+    """Holds a run directory as its only writer. The operating system drops the lock when its process ends.
+
+    Raises:
+        RunError: naming the process that holds it.
+    """
+    root = pathlib.Path(workdir)
+    lock = filelock.FileLock(root / LOCK, timeout=0)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        holder = root / HOLDER
+        who = holder.read_text() if holder.exists() else "another process"
+        raise RunError(f"{root} is in use by {who}: wait for it, or choose another --workdir") from None
+    except OSError as error:
+        raise RunError(f"{root} cannot be used: {error.strerror}; choose another --workdir") from error
+    try:
+        (root / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        (root / HOLDER).unlink(missing_ok=True)
+        lock.release()
