@@ -252,9 +252,45 @@ def test_missing_cells_and_seeds_are_named(made_up, command):
     runs = [made_up(name(c), dict(zip(keys, c, strict=True)), {"nll": 1.0}) for c in cells if c not in gone]
     found = notes(command(*runs)[1])
     assert found == [
-        "missing: model.latent_dim=4, model.prior=vamp has no finished run",
-        "missing: model.latent_dim=2, model.prior=flow has no seeds 1, 2",
+        "missing: model.latent_dim=4, model.prior=vamp has no finished run; "
+        "model.latent_dim=2, model.prior=flow has no seeds 1, 2"
     ]
+
+
+def test_many_missing_settings_are_one_note(made_up, command):
+    cells = {"model.latent_dim": range(2, 6), "model.activation": ("tanh", "relu", "elu", "gelu")}
+    runs = [
+        made_up(f"r{i}", dict(zip(cells, values, strict=True)), {"nll": 1.0})
+        for i, values in enumerate(zip(*cells.values(), strict=True))
+    ]
+    (found,) = notes(command(*runs, "--x=model.latent_dim", "--by=model.activation")[1])
+    assert found.startswith("missing: ") and found.count("has no finished run") == 5 and found.endswith("and 7 more")
+
+
+def test_a_key_that_a_kind_does_not_read_is_no_setting(made_up, command):
+    """Steps of an inner loop that amortized runs do not have, and what would be a hole where there can be no run."""
+    key, kind = "inference.inner_steps", "inference.kind"
+    table = {kind: "per_datapoint", "data.binarization": "fixed"}
+    same = [made_up(f"a{n}", {key: n, "seed": n, "data.binarization": "fixed"}, {"nll": 1.0 + n}) for n in (1, 2)]
+    out = command(*same)[1]
+    assert "inner_steps" not in out and len(notes(out)) == 0 and "1 " not in out.splitlines()[1]
+    others = [made_up(f"t{n}", {**table, key: n, "seed": 1}, {"nll": 3.0 + n}) for n in (1, 2)]
+    out = command(same[0], *others, f"--x={kind}")[1]
+    header, *rows = re.sub(" {2,}", "  ", out).splitlines()[1:5]
+    assert header.split("  ")[1:3] == [kind, key]
+    assert [row.split("  ")[1:3] for row in rows] == [["amortized", "–"], *(["per_datapoint", n] for n in "12")]
+    assert not notes(out)
+
+
+def test_no_star_across_other_data(made_up, command):
+    cells = [(2, "digits"), (4, "npz")]
+    runs = [made_up(n, {"model.latent_dim": z, "data.name": n}, {"nll": float(z)}) for z, n in cells]
+    out = command(*runs)[1]
+    assert "*" not in out and "saw other data" in out
+    alike = [made_up(f"z{z}", {"model.latent_dim": z}, {"nll": 1.0 * z}) for z in (2, 4)]
+    assert "*2.00" in command(*alike)[1]
+    fewer = made_up("fewer", {"model.latent_dim": 8}, {"nll": 0.5}, info={**INFO, "num_train": 100})
+    assert "*" not in command(*alike, fewer)[1]
 
 
 def test_other_data_measurements_and_environments_are_named(made_up, command):
@@ -466,7 +502,7 @@ def test_curves_have_a_line_for_each_setting(grid):
 def test_rate_and_distortion_are_drawn_when_beta_varies(made_up, tmp_path, command):
     values = {0.5: (9.0, -20.0), 1.0: (7.0, -23.0), 4.0: (3.0, -35.0)}
     numbers = {beta: {"kl": rate, "log_likelihood": ll, "elbo": ll - rate} for beta, (rate, ll) in values.items()}
-    paths = [made_up(f"b{beta}", {"objective.beta": beta}, numbers[beta]) for beta in values]
+    paths = [made_up(f"b{beta}", {"objective.name": "beta", "objective.beta": beta}, numbers[beta]) for beta in values]
     names = ("test.kl", "test.log_likelihood")
     (ax,) = charts.rate_distortion(table_of(paths, names)).axes
     points = ax.containers[0][0].get_xydata()
@@ -488,7 +524,8 @@ def test_rate_and_distortion_are_drawn_when_beta_varies(made_up, tmp_path, comma
         ([], "required: RUN"),
         (["nowhere"], "no finished run: nowhere is missing"),
         (["{run}", "--x=model.latent_dimm"], "did you mean model.latent_dim?"),
-        (["{run}", "--x=model.rank"], "--x=model.rank is 2 in every run; what differs is model.latent_dim"),
+        (["{run}", "--x=model.rank"], "--x=model.rank is read by none of these runs; what differs is model.latent_dim"),
+        (["{run}", "--x=seed"], "--x=seed is 0 in every run; what differs is model.latent_dim"),
         (["{run}", "--y=test.nlll"], "--y=test.nlll: no run has measured it; did you mean test.nll?"),
         (["{run}", "--y=rate-distortion"], "test.kl: no run has measured it"),
         (["{run}", "--x=model.latent_dim", "--by=model.latent_dim"], "--x and --by are both model.latent_dim"),

@@ -65,6 +65,10 @@ def finished(paths):
     runs, notes = collect.read_runs(paths)
     if not runs:
         fail(f"no finished run: {'; '.join(notes)}")
+    if {"inference", "model", "objective"} & {key.partition(".")[0] for key in collect.varying(runs)}:
+        from vae_jax.commands.configuration import without_unread  # jax's programs, which few tables need
+
+        runs = [run._replace(config=without_unread(run.config)) for run in runs]
     return runs, notes
 
 

@@ -2,11 +2,13 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.commands import diagnose
+from vae_jax.commands import configuration, diagnose
 from vae_jax.errors import ConfigError, RunError
+from vae_jax.evaluation.shortfall import make_runner
 
 FEW = {
     "gaps.num_examples": 12,
@@ -54,3 +56,26 @@ def test_keys_of_the_run_itself_are_refused(run):
 def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="is not a run directory"):
         diagnose.gaps(tmp_path, {}, 1)
+
+
+def test_a_smaller_result_does_not_replace_a_larger_one(tmp_path):
+    """Refused in one line before anything is measured; as large, or larger, is measured anew."""
+    config = configuration.default()
+    config.gaps.num_examples, config.gaps.ais.starts = 100, ("q",)
+    settings = json.dumps(config.gaps.to_dict())
+    np.savez(tmp_path / "gaps.npz", elbo_q=np.zeros(100), settings=settings)
+    diagnose.require_no_larger(tmp_path, "gaps", config)
+    diagnose.require_no_larger(tmp_path, "estimators", config)
+    config.gaps.num_examples, config.gaps.ais.starts, config.gaps.chunk_images = 200, ("q", "prior"), 1
+    diagnose.require_no_larger(tmp_path, "gaps", config)
+    config.gaps.ais.num_chains = 2
+    with pytest.raises(ConfigError, match=r"larger result \(gaps.ais.num_chains = 16, not 2\): move it"):
+        diagnose.require_no_larger(tmp_path, "gaps", config)
+
+
+def test_a_stage_is_shown_before_its_first_chunk_is_done():
+    """A run of one chunk would otherwise show nothing until it is over."""
+    seen = []
+    run = make_runner(None, None, 10, progress=lambda *stage: seen.append(stage))
+    run("fit", None, lambda model, params, chunk: seen.append("measured") or chunk["key"], {"key": jnp.zeros((2, 2))})
+    assert seen[0] == ("fit", 0, 2) and "measured" in seen and seen[-1] == ("fit", 2, 2)

@@ -13,7 +13,9 @@ from vae_jax import config as configs
 from vae_jax.config import lookup
 from vae_jax.errors import ConfigError
 from vae_jax.models import inference
+from vae_jax.models.families import LIKELIHOODS, POSTERIORS, PRIORS
 from vae_jax.models.model import families_of, model_keys
+from vae_jax.models.networks import NETWORKS
 from vae_jax.objectives.loss import OBJECTIVES, objective_keys
 from vae_jax.runs.load import read_config
 from vae_jax.training import optimizer
@@ -40,6 +42,28 @@ def validate(config):
         if broken:
             raise ConfigError(message)
     return ml_collections.FrozenConfigDict(config)
+
+
+CHOICES = {  # key that names a member of a family -> the family
+    "model.encoder": NETWORKS,
+    "model.decoder": NETWORKS,
+    "model.posterior": POSTERIORS,
+    "model.prior": PRIORS,
+    "model.likelihood": LIKELIHOODS,
+    "inference.kind": inference.INFERENCES,
+    "objective.name": OBJECTIVES,
+}
+
+
+def without_unread(values):
+    """{dotted key: value}, None for keys that only families read which this configuration did not choose."""
+    declared, read = set(), set()
+    for key, family in CHOICES.items():
+        group, chosen = key.partition(".")[0], values.get(key)
+        declared |= set(configs.keys_of(group, family))
+        # a member that an experiment file added is not known here: it may read every key of the family
+        read |= set(configs.keys_of(group, {chosen: family[chosen]} if chosen in family else family))
+    return values | dict.fromkeys((declared - read) & values.keys())
 
 
 def changed(workdir, overrides):

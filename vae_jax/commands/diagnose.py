@@ -1,5 +1,7 @@
 """--mode=gaps and --mode=estimators: what the q of a trained run loses, and how noisy its gradients are."""
 
+import json
+import re
 from pathlib import Path
 
 import jax
@@ -7,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import console
-from vae_jax.commands.configuration import changed
+from vae_jax.commands.configuration import changed, spelled
 from vae_jax.commands.evaluate import save
+from vae_jax.config import flat
 from vae_jax.errors import ConfigError, UserError
 from vae_jax.evaluation import summary, with_q_params
 from vae_jax.models.inference import has_table
@@ -18,6 +21,7 @@ from vae_jax.runs import directory
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
+EFFORT = re.compile(r"(^|\.)(num_|max_|elbo_|starts|names)")  # keys of which more is a better result
 CONTOURS = 8  # test examples whose posterior is drawn where there are two latent dimensions
 
 
@@ -28,6 +32,7 @@ def gaps(workdir, overrides, num_devices=0):
 
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_gaps(setup.config, workdir)
+    require_no_larger(workdir, "gaps", setup.config)
     model, config, spread = setup.model, setup.config.gaps, devices.spread(setup.mesh)
     console.write(f"gaps of {workdir}: {config.num_examples} test examples")
     examples = setups.split_of(setup, "test", config.num_examples)
@@ -41,7 +46,7 @@ def gaps(workdir, overrides, num_devices=0):
         except UserError as error:  # the numbers, which took longer, are worth saving
             console.write(f"posteriors are not drawn: {error}")
     numbers = summary.name_units(numbers, model, examples, setup.config)
-    finish(workdir, "gaps", numbers, values, pictures, gap_table(numbers))
+    finish(workdir, "gaps", config, numbers, values, pictures, gap_table(numbers))
 
 
 def estimators(workdir, overrides, num_devices=0):
@@ -51,6 +56,7 @@ def estimators(workdir, overrides, num_devices=0):
 
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     require_estimators(setup.config, workdir)
+    require_no_larger(workdir, "estimators", setup.config)
     config, given = setup.config.estimators, ("image", "index", "condition")
     examples = setups.split_of(setup, "train", config.num_examples)
     batch = {name: jnp.asarray(array) for name, array in examples.items() if name in given}
@@ -64,15 +70,32 @@ def estimators(workdir, overrides, num_devices=0):
         f"  snr of pure noise is {gradient_noise.noise_floor(draws):.3g} with {draws} gradients; snr_norm has no floor"
     )
     text = "\n".join([noise_table(values, gradient_noise.STATISTICS), number_table(numbers), floor])
-    finish(workdir, "estimators", numbers, values, {"estimators": (diagnostic_plots.snr_lines(values), caption)}, text)
+    pictures = {"estimators": (diagnostic_plots.snr_lines(values), caption)}
+    finish(workdir, "estimators", config, numbers, values, pictures, text)
 
 
-def finish(workdir, name, numbers, values, pictures, text):
-    """Saves numbers, arrays and pictures with the run's own, and prints the numbers."""
-    np.savez(Path(workdir) / f"{name}.npz", **values)
+def finish(workdir, name, config, numbers, values, pictures, text):
+    """Saves numbers, arrays with their settings, and pictures with the run's own, and prints the numbers."""
+    np.savez(Path(workdir) / f"{name}.npz", **values, settings=json.dumps(config.to_dict()))
     save(Path(workdir), name, numbers, pictures)
     console.write(text)
     console.write(f"report    {Path(workdir) / directory.REPORT}")
+
+
+def require_no_larger(workdir, mode, config):
+    """Raises ConfigError where the run has a result of more examples, draws or steps, which took longer."""
+    path = Path(workdir) / f"{mode}.npz"
+    if not path.exists():
+        return
+    with np.load(path) as stored:
+        before = flat(json.loads(str(stored["settings"]))) if "settings" in stored else {}
+    size = lambda value: len(value) if isinstance(value, list | tuple) else value
+    for key, value in flat(config[mode].to_dict()).items():
+        if EFFORT.search(key) and size(value) < size(before.get(key, value)):
+            raise ConfigError(
+                f"{path} holds a larger result ({mode}.{key} = {spelled(before[key])}, not {spelled(value)}): move it "
+                f"elsewhere to measure anew, or give --config.{mode}.{key}={spelled(before[key])}"
+            )
 
 
 def require_estimators(config, workdir):

@@ -56,15 +56,16 @@ def measure(model, params, batch, config, seed=0, progress=lambda title, done, t
     """
     keys = jax.random.split(seed_key(seed, Use.SEED_ESTIMATES), GROUPS * per_group(config)).reshape(GROUPS, -1)
     direction = random_signs(seed_key(seed, Use.SEED_DIRECTION), params)
-    found, projections, total = {}, {}, len(config.names) * len(config.num_samples) * GROUPS
+    found, projections = {}, {}
     for name in config.names:
         for count in config.num_samples:
             gradient, groups, along = make_gradient(model, name, count), [], []
+            progress(f"{name} at K = {count}", 0, GROUPS)  # before its program compiles
             for group in keys:
                 moments, projected = jax.device_get(stream(gradient, group, direction, params, batch))
                 groups.append(split_parts(moments))
                 along.append(projected)
-                progress("gradients", len(found) * GROUPS + len(groups), total)
+                progress(f"{name} at K = {count}", len(groups), GROUPS)
             found[name, count] = {part: statistics([group[part] for group in groups]) for part in groups[0]}
             projections[name, count] = np.concatenate(along)
     return found, projections

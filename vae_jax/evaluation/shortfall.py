@@ -46,6 +46,7 @@ def make_runner(
 
         total = len(examples["key"])
         done = lambda done: progress(title, done, total)
+        done(0)  # the first chunk compiles, and may be all there is
         return in_chunks(call, examples, max(1, chunk_images // images), spread, done)
 
     return run

@@ -16,7 +16,7 @@ WITH_SEED = ("init_from", "inference.encoder_run", "eval.seed", "data.binarizati
 
 
 class Run(NamedTuple):
-    """A finished run; `config` is {dotted key: value}, lists as tuples."""
+    """A finished run; `config` is {dotted key: value}, lists as tuples, None where the run does not read the key."""
 
     path: str
     config: dict
@@ -68,9 +68,9 @@ def hashable(value):
 
 
 def varying(runs) -> list[str]:
-    """The config keys whose values differ among runs, the seed included, in the order of the configuration."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.config))
-    return [key for key in keys if distinct(runs, [key]) > 1]
+    """The config keys that differ among runs that read them, the seed included, in the configuration's order."""
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    return [key for key in keys if len({run.config.get(key, "absent") for run in runs} - {None}) > 1]
 
 
 def distinct(runs, keys) -> int:
@@ -105,7 +105,12 @@ def setting_keys(runs, asked=()) -> tuple[list[str], list[str]]:
     keys = [*asked, *(key for key in varying(runs) if key not in {*aside, *asked})]
     along = []
     for key in sorted(reversed(keys), key=lambda key: distinct(runs, [key])):
-        rest = [other for other in keys if other not in {*along, key}]
+        # a key that some runs do not read never stands for the choice that decides who reads it
+        rest = [
+            other
+            for other in keys
+            if other not in {*along, key} and all(run.config.get(other, "") is not None for run in runs)
+        ]
         if key not in asked and distinct(runs, rest) == distinct(runs, [*rest, key]):
             along.append(key)
     return [key for key in keys if key not in along], [key for key in keys if key in along]
@@ -119,7 +124,8 @@ def require_varying(runs, key, flag) -> None:
     if key not in found:
         others = ", ".join(other for other in found if other != "seed")
         others = others or "nothing but the seed" * ("seed" in found) or "nothing"
-        raise ReportError(f"{flag}={key} is {spell(known[key])} in every run; what differs is {others}")
+        value = "read by none of these runs" if known[key] is None else f"{spell(known[key])} in every run"
+        raise ReportError(f"{flag}={key} is {value}; what differs is {others}")
 
 
 def meant(name, known, before="") -> str:
@@ -129,7 +135,9 @@ def meant(name, known, before="") -> str:
 
 
 def spell(value) -> str:
-    """A value as the command line takes it: 200,100 for (200, 100)."""
+    """A value as the command line takes it: 200,100 for (200, 100); of a key that a run does not read a dash."""
+    if value is None:
+        return "–"
     if isinstance(value, tuple):
         return ",".join(map(spell, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

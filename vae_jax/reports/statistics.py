@@ -124,7 +124,8 @@ def make_table(runs, keys, names, baseline: str | None = None) -> tuple[Table, l
         values.append({name: entries for name, entries in found.items() if entries})
     numbers = [{name: average(entries, over_seeds) for name, entries in row.items()} for row in values]
     alike = [name for name in names if not direction(name) or len(units_of(numbers, name)) == 1]
-    found = {name: best_of([row.get(name) for row in numbers], name) for name in alike if len(groups) > 1}
+    comparable = alike if len(groups) > 1 and not other_data(runs) else []
+    found = {name: best_of([row.get(name) for row in numbers], name) for name in comparable}
     best = {name: i for name, i in found.items() if i is not None}
     settings = [spelled(keys, setting).replace(", ", ",") for setting in groups]
     if baseline not in (None, *settings):
@@ -200,7 +201,7 @@ UNLIKE = {  # groups of the configuration -> what a difference in them means
     "model.levels": "probabilities of other levels do not compare",
 }
 INCIDENTAL = ("command", "argv", "started")  # of the environment: no number depends on them
-LISTED = 20  # missing combinations with a line each
+LISTED = 5  # missing settings that are named
 
 
 def remarks(runs, table, along) -> list[str]:
@@ -214,14 +215,29 @@ def remarks(runs, table, along) -> list[str]:
     Returns:
         A line for each.
     """
-    lines = [*missing_numbers(table), *missing_settings(table), *missing_seeds(table)]
+    missing = [*missing_settings(table), *missing_seeds(table)]
+    more = [f"and {len(missing) - LISTED} more"] * (len(missing) > LISTED)
+    lines = [*missing_numbers(table), *(["missing: " + "; ".join([*missing[:LISTED], *more])] if missing else [])]
     if along:
         lines.append(f"{', '.join(along)}: what differs here goes with {' and '.join(table.keys)}")
     lines += unlike_configs(runs, table)
-    if not any(in_groups(key, ("data",)) for key in collect.varying(runs) if key not in collect.of_the_seed(runs)):
+    if not data_keys(runs):
         lines += unlike("data", [run.info for run in runs], runs)
     relevant = lambda environment: {key: value for key, value in environment.items() if key not in INCIDENTAL}
     return [*lines, *unlike("environment", [relevant(run.environment) for run in runs], runs)]
+
+
+def data_keys(runs) -> list[str]:
+    """The keys of the data in which runs differ, beside those that go with the seed and where files lie."""
+    seeds, varying = collect.of_the_seed(runs), collect.varying(runs)
+    return [
+        key for key in varying if in_groups(key, ("data",)) and key not in seeds and not in_groups(key, collect.ASIDE)
+    ]
+
+
+def other_data(runs) -> bool:
+    """Whether some runs saw other data, or saw it otherwise."""
+    return bool(data_keys(runs)) or any(run.info != runs[0].info for run in runs)
 
 
 def missing_numbers(table):
@@ -239,15 +255,14 @@ def missing_numbers(table):
 
 
 def missing_settings(table):
-    """Combinations of the settings' values that no run has."""
-    present = {row.setting for row in table.rows}
-    axes = [collect.ordered([row.setting[i] for row in table.rows]) for i in range(len(table.keys))]
-    whole = math.prod(map(len, axes))
-    if whole - len(present) > LISTED:
-        yield f"of {whole:,} combinations of values {len(present):,} have runs"
-    else:
-        absent = (setting for setting in itertools.product(*axes) if setting not in present)
-        yield from (f"missing: {spelled(table.keys, setting)} has no finished run" for setting in absent)
+    """Combinations of the settings' values that no run has, among settings that read the same keys."""
+    groups = {}
+    for row in table.rows:
+        groups.setdefault(tuple(value is None for value in row.setting), []).append(row.setting)
+    for present in groups.values():
+        axes = [collect.ordered(values) for values in zip(*present, strict=True)]
+        absent = (setting for setting in itertools.product(*axes) if setting not in set(present))
+        yield from (f"{spelled(table.keys, setting)} has no finished run" for setting in absent)
 
 
 def missing_seeds(table):
@@ -259,7 +274,7 @@ def missing_seeds(table):
         lacking = [seed for seed in every if seed not in row.runs]
         if lacking:
             plural = "s" * (len(lacking) > 1)
-            yield f"missing: {spelled(table.keys, row.setting)} has no seed{plural} {', '.join(map(str, lacking))}"
+            yield f"{spelled(table.keys, row.setting)} has no seed{plural} {', '.join(map(str, lacking))}"
 
 
 def unlike_configs(runs, table):
