@@ -188,8 +188,9 @@ def test_reading_what_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     "stored, words",
     [
-        ({}, "was written by vae_jax 0.1 (format 1): this version reads format 2; use vae_jax 0.1, or train it anew"),
-        ({"format": 3}, "was written by a later vae_jax (format 3): this version reads format 2; use a later vae_jax"),
+        ({}, "was written by vae_jax 0.1 (format 1): this version reads format 3; use vae_jax 0.1, or train it anew"),
+        ({"format": 2}, "was written by vae_jax 0.2.0 (format 2): this version reads format 3; use vae_jax 0.2.0, or"),
+        ({"format": 4}, "was written by a later vae_jax (format 4): this version reads format 3; use a later vae_jax"),
     ],
 )
 def test_another_format_is_refused_by_whatever_opens_it(tmp_path, stored, words):
@@ -197,7 +198,7 @@ def test_another_format_is_refused_by_whatever_opens_it(tmp_path, stored, words)
     open_run(tmp_path)
     directory.write_summary(tmp_path, SUMMARY)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config.pop("format") == directory.FORMAT == 2 and "format" not in directory.read_config(tmp_path)
+    assert config.pop("format") == directory.FORMAT == 3 and "format" not in directory.read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(stored | config))
     before = contents(tmp_path)
     status = lambda workdir: directory.run_status(workdir, CONFIG)

@@ -17,7 +17,7 @@ from vae_jax.evaluation import summary, with_q_params
 from vae_jax.models.inference import has_table
 from vae_jax.models.model import families_of
 from vae_jax.parallel import devices
-from vae_jax.runs import directory
+from vae_jax.runs import directory, files
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
@@ -76,8 +76,9 @@ def estimators(workdir, overrides, num_devices=0):
 
 def finish(workdir, name, config, numbers, values, pictures, text):
     """Saves numbers, arrays with their settings, and pictures with the run's own, and prints the numbers."""
-    np.savez(Path(workdir) / f"{name}.npz", **values, settings=json.dumps(config.to_dict()))
-    save(Path(workdir), name, numbers, pictures)
+    with files.locked(workdir):
+        np.savez(Path(workdir) / f"{name}.npz", **values, settings=json.dumps(config.to_dict()))
+        save(Path(workdir), name, numbers, pictures)
     console.write(text)
     console.write(f"report    {Path(workdir) / directory.REPORT}")
 

@@ -12,7 +12,7 @@ from vae_jax.evaluation.summary import kind_of, measure_further, name_units, req
 from vae_jax.parallel import devices
 from vae_jax.plotting import likelihood as likelihood_plots
 from vae_jax.reports import gallery, page
-from vae_jax.runs import directory
+from vae_jax.runs import directory, files
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
@@ -23,10 +23,11 @@ def evaluate(workdir, overrides, num_devices=0):
     """Measures and draws everything there is of a trained run; saves it with the run's own numbers and prints them."""
     workdir = Path(workdir)
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
-    numbers, drawn = measure_and_draw(setup, params, workdir)
-    require_finite(numbers, workdir, setup.num_steps)
-    for split, entries in numbers.items():
-        save(workdir, split, entries, drawn if split == "test" else {})
+    with files.locked(workdir):
+        numbers, drawn = measure_and_draw(setup, params, workdir)
+        require_finite(numbers, workdir, setup.num_steps)
+        for split, entries in numbers.items():
+            save(workdir, split, entries, drawn if split == "test" else {})
     console.write(console.table({"splits": numbers}))
     console.write(f"report    {workdir / directory.REPORT}")
 

@@ -26,12 +26,15 @@ def train_run(config, workdir, num_devices=0):
 
     Returns the summary. Of several processes, all of which must call this, the first alone writes; the others get None.
     """
-    workdir = Path(workdir)
-    if status_everywhere(config, workdir) == "finished":
-        console.write(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
-        summary = processes.on_first(lambda: finished(workdir))
-    else:
-        with files.locked(workdir) if processes.first() else contextlib.nullcontext():
+    workdir, status = Path(workdir), status_everywhere(config, Path(workdir))
+    with contextlib.ExitStack() as held:
+        if status != "finished":
+            processes.on_first(lambda: held.enter_context(files.locked(workdir)))
+            status = status_everywhere(config, workdir)  # another process may have finished it in between
+        if status == "finished":
+            console.write(f"{workdir} is finished: its numbers follow. Another --workdir starts another run.")
+            summary = processes.on_first(lambda: finished(workdir))
+        else:
             summary = train_unfinished(config, workdir, num_devices)
     if processes.first():
         console.write(console.table(summary))

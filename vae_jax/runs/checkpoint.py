@@ -235,8 +235,10 @@ def _orbax():
 def _writable(root: pathlib.Path, step: int):
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # orbax wraps what the disk said
         first = (str(error).splitlines() or [""])[0][:200]
+        if first.startswith("RESOURCE_EXHAUSTED: Out of memory"):
+            raise
         kept = ", ".join(map(str, sorted(_complete(root)))) or "none"
         raise CheckpointError(
             f"checkpoint {step} cannot be written in {root} ({type(error).__name__}: {first}): make room or choose "

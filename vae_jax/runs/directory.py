@@ -32,7 +32,7 @@ from vae_jax.config import CHANGEABLE, flat, in_groups
 from vae_jax.errors import RunError
 from vae_jax.runs import files
 
-FORMAT = 2  # of a run directory, as versions from 0.2 on write it; 0.1 wrote no number, and is 1
+FORMAT = 3  # of a run directory: its checkpoints have sums; 0.2.0 wrote 2, and 0.1 no number, which is 1
 CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
 METRICS, SUMMARY, REPORT, FIGURES = "metrics.jsonl", "summary.json", "report.html", "figures"
 # All that a run killed before its config.json was in place can have left behind.
@@ -159,7 +159,7 @@ def read_config(workdir: Any) -> dict:
     config = _read(workdir, CONFIG)
     number = config.pop("format", 1)
     if number != FORMAT:
-        writer = "vae_jax 0.1" if number == 1 else "a later vae_jax"
+        writer = {1: "vae_jax 0.1", 2: "vae_jax 0.2.0"}.get(number, "a later vae_jax")
         raise RunError(
             f"{workdir} was written by {writer} (format {number}): this version reads format {FORMAT}; use {writer}, "
             "or train it anew"

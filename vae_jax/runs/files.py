@@ -82,9 +82,12 @@ def locked(workdir: str | os.PathLike):
         raise RunError(f"{root} is in use by {who}: wait for it, or choose another --workdir") from None
     except OSError as error:
         raise RunError(f"{root} cannot be used: {error.strerror}; choose another --workdir") from error
+    holder = root / HOLDER
     try:
-        (root / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        (root / HOLDER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            holder.unlink()
         lock.release()

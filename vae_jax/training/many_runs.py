@@ -7,6 +7,7 @@ each run's own: a killed sweep goes on from all that was saved, further runs may
 of them by itself.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from vae_jax import console
 from vae_jax.config import flat
 from vae_jax.errors import DeviceError, TrainingError
 from vae_jax.parallel import devices
-from vae_jax.runs import checkpoint, directory, load
+from vae_jax.runs import checkpoint, directory, files, load
 from vae_jax.training import setup as setups
 from vae_jax.training import train
 from vae_jax.training.program import make_advance, make_members_program, resident, stays_on_host, stream_major_data
@@ -156,6 +157,13 @@ def wave_size(programs, count, memory):
 
 def train_wave(programs, members, size, environment, finish):
     """Trains members that stand at the same step to the end; {workdir: what stopped it} of those that failed."""
+    with contextlib.ExitStack() as held:
+        for member in members:
+            held.enter_context(files.locked(member.workdir))
+        return train_locked(programs, members, size, environment, finish)
+
+
+def train_locked(programs, members, size, environment, finish):
     mesh, home = programs.mesh, [programs.setup._replace(config=member.config) for member in members]
     states = [setups.starting_state(s, m.workdir, programs.init) for s, m in zip(home, members, strict=True)]
     alone, step, runs = devices.each_alone(mesh), int(states[0].step), []
