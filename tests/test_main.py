@@ -17,7 +17,7 @@ import pytest
 
 from vae_jax import main
 from vae_jax.commands import configuration, train
-from vae_jax.runs import checkpoint, directory, load
+from vae_jax.runs import checkpoint, directory, files, load
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "--config=experiments/digits.py:quick"
@@ -443,6 +443,18 @@ def test_parameters_that_do_not_fit_are_one_line(command, finished, tmp_path, so
     arguments = (*SMALL, *arguments, "--devices=1", f"--workdir={tmp_path / 'run'}")
     require_one_line(command(*arguments, f"--init_from={finished[0]}{source}"), str(finished[0]), *parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_another_process_writes_is_left_alone(command, finished, tmp_path):
+    """To be trained, evaluated and diagnosed; a finished one still prints its numbers."""
+    with files.locked(finished[0]):
+        require_one_line(
+            command("--mode=evaluate", f"--workdir={finished[0]}"), "is in use by process", str(os.getpid())
+        )
+        assert command(*SMALL, f"--workdir={finished[0]}")[0] == 0
+    with files.locked(tmp_path):
+        require_one_line(command(*SMALL, f"--workdir={tmp_path}"), f"{tmp_path} is in use by process")
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_output_that_is_ascii_does_not_end_a_run(finished, run):

@@ -68,10 +68,13 @@ def damage(folder: pathlib.Path) -> str | None:
 def locked(workdir: str | os.PathLike):
     """Holds a run directory as its only writer. The operating system drops the lock when its process ends.
 
+    A directory that was made for it, and into which nothing was written, is taken away again.
+
     Raises:
         RunError: naming the process that holds it.
     """
     root = pathlib.Path(workdir)
+    new = not root.exists()
     lock = filelock.FileLock(root / LOCK, timeout=0)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -91,3 +94,6 @@ def locked(workdir: str | os.PathLike):
         with contextlib.suppress(OSError):
             holder.unlink()
         lock.release()
+        if new and os.listdir(root) == [LOCK]:
+            (root / LOCK).unlink()
+            root.rmdir()
