@@ -119,8 +119,8 @@ def records(workdir):
 def test_a_run_directory_is_complete(finished):
     workdir, _ = finished
     names = {re.sub(r"\d{5,}.*", "", path.name) for path in workdir.iterdir()}
-    files = {"config.json", "environment.json", "info.json", "metrics.jsonl", "summary.json", "report.html"}
-    assert names == {*files, "checkpoints", "figures", "events.out.tfevents."}
+    texts = {"config.json", "environment.json", "info.json", "metrics.jsonl", "summary.json", "report.html"}
+    assert names == {*texts, ".lock", "checkpoints", "figures", "events.out.tfevents."}
     pictures = {"curves", "reconstructions", "samples", "latent"}
     assert {path.stem for path in (workdir / "figures").glob("*.png")} == pictures
     saved = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())

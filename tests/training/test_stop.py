@@ -12,6 +12,14 @@ import pytest
 from vae_jax.training import stop
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """What a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def wait_for(asked):
     until = time.monotonic() + 5
     while not asked() and time.monotonic() < until:
@@ -55,9 +63,14 @@ def test_in_another_thread_nothing_is_caught():
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_second_ends_the_process_without_a_traceback(number, status):
     """Though the main thread never comes back from its work; a thread hears of it."""
-    code = (
-        "from vae_jax.training import stop\nimport time\nwith stop.caught():\n    print(flush=True)\n    time.sleep(60)"
-    )
+    code = """
+import signal, time
+from vae_jax.training import stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stop.caught():
+    print(flush=True)
+    time.sleep(60)
+"""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.send_signal(number)

@@ -200,6 +200,7 @@ def test_a_signal_saves_the_steps_under_way_and_the_same_command_goes_on(
 ):
     """Between two checkpoints; what follows is the run that nobody has stopped, to the last bit."""
     own, write = tmp_path / "run", train.log_training
+    before = signal.signal(number, signal.default_int_handler)  # in the background SIGINT is ignored
 
     def write_and_stop(runs, metrics, done, *rest):
         write(runs, metrics, done, *rest)
@@ -211,6 +212,7 @@ def test_a_signal_saves_the_steps_under_way_and_the_same_command_goes_on(
         patch.setattr(train, "log_training", write_and_stop)
         with pytest.raises(Stopped, match=r"after step 4 of 16, which is saved: the same command") as stopped:
             train_run(small(**SGD), own, 1)
+    signal.signal(number, before)
     assert stopped.value.signal == number and checkpoint.latest_step(own / "checkpoints") == 4
     train_run(small(**SGD), own, 1)
     assert steps_of(own, "train") == steps_of(plain, "train") and steps_of(own, "valid") == steps_of(plain, "valid")
