@@ -31,7 +31,7 @@ def ours():
     import jax
 
     from vae_jax.commands import configuration
-    from vae_jax.data import datasets
+    from vae_jax.data.splits import Info
     from vae_jax.evaluation import bounds
     from vae_jax.evaluation.examples import with_q_params
     from vae_jax.models.model import make_model
@@ -41,7 +41,7 @@ def ours():
     config.model.hidden, config.model.latent_dim, config.model.activation = NETWORKS[NETWORK]
     config.eval.num_samples, config.eval.chunk_images = SAMPLES, CHUNK
     config = configuration.validate(config)
-    info = datasets.Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
+    info = Info("synthetic", (28, 28, 1), 100, 0, (0.0, 1.0), None)
     model = make_model(config, info)
     image = binary_images(1000).reshape(-1, 28, 28, 1).astype(np.float32)
     params, _ = model.init(jax.random.key(0), image)

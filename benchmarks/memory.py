@@ -31,7 +31,7 @@ def peak(batch, samples, examples):
     import jax
 
     from vae_jax.commands import configuration
-    from vae_jax.data import datasets
+    from vae_jax.data.splits import Split, assemble
     from vae_jax.evaluation import bounds
     from vae_jax.parallel import devices
     from vae_jax.training import program
@@ -46,7 +46,7 @@ def peak(batch, samples, examples):
     config.objective.name, config.objective.num_samples = "iwae", samples
     config = configuration.validate(config)
     image = binary_images(examples).reshape(-1, 28, 28, 1)
-    dataset = datasets.assemble("synthetic", *[datasets.Split(image[:n]) for n in (examples, 1, 100)], {}, (0.0, 1.0))
+    dataset = assemble("synthetic", *[Split(image[:n]) for n in (examples, 1, 100)], {}, (0.0, 1.0))
     setup = setups.make_setup(config, 1, dataset)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))

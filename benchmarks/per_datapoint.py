@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from vae_jax.commands import configuration
-from vae_jax.data import datasets
+from vae_jax.data.splits import Split, assemble
 from vae_jax.models.networks import count
 from vae_jax.parallel import devices
 from vae_jax.training import setup as setups
@@ -42,8 +42,8 @@ def make_setup(num_examples):
     config.inference.ascent, config.inference.inner_steps = "adam", 1  # the largest state beside an entry
     config.train.epochs = 1000
     config = configuration.validate(config)
-    draw = lambda n: datasets.Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
-    dataset = datasets.assemble("synthetic", draw(num_examples), draw(100), draw(100), {}, (0.0, 1.0))
+    draw = lambda n: Split(np.random.default_rng(0).integers(0, 2, (n, 28, 28, 1), np.uint8))
+    dataset = assemble("synthetic", draw(num_examples), draw(100), draw(100), {}, (0.0, 1.0))
     return setups.make_setup(config, 1, dataset)
 
 

@@ -25,7 +25,7 @@ def ours(network, batch, binarization="none"):
     import jax
 
     from vae_jax.commands import configuration
-    from vae_jax.data import datasets
+    from vae_jax.data.splits import Split, assemble
     from vae_jax.parallel import devices
     from vae_jax.training import program as program_module
     from vae_jax.training import setup as setups
@@ -38,9 +38,7 @@ def ours(network, batch, binarization="none"):
     image = binary_images(COUNT).reshape(-1, 28, 28, 1)
     grey = image * np.random.default_rng(1).integers(1, 256, image.shape, np.uint8)
     image, value_range = (grey, (0.0, 255.0)) if binarization == "dynamic" else (image, (0.0, 1.0))
-    dataset = datasets.assemble(
-        "synthetic", datasets.Split(image), datasets.Split(image[:1]), datasets.Split(image[:1]), {}, value_range
-    )
+    dataset = assemble("synthetic", Split(image), Split(image[:1]), Split(image[:1]), {}, value_range)
     setup = setups.make_setup(config, 1, dataset)
     program, arrays = program_module.make_program(setup), program_module.training_data(setup)
     hyper = devices.put_replicated(setup.mesh, setups.hyperparameters(config))

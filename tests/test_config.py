@@ -40,12 +40,12 @@ def test_the_default_is_valid_and_validated_is_frozen():
 
 
 def keys_with(kind):
-    """The keys whose check allows: names, a number from some least one on, a share of one."""
+    """The keys whose check allows: names, a number between two bounds, a share of one."""
     return {name: key for name, key in configuration.keys().items() if kind(key.check.expected)}
 
 
 NAMED = keys_with(lambda expected: not isinstance(expected, str))
-BOUNDED = keys_with(lambda expected: isinstance(expected, str) and expected.startswith("a number >= "))
+BOUNDED = keys_with(lambda expected: isinstance(expected, str) and expected.startswith("a number from "))
 SHARES = keys_with(lambda expected: expected in ("a number in [0, 1)", "a number in [0, 1]"))
 
 
@@ -61,12 +61,15 @@ def test_a_value_outside_its_set_is_refused_with_the_set(field):
 
 
 @pytest.mark.parametrize("field, key", BOUNDED.items())
-def test_a_number_below_its_bound_is_refused_with_the_bound(field, key):
-    least = int(key.check.expected.rpartition(" ")[2])
-    wrong = [least - 0.5, math.nan, math.inf] if isinstance(key.default, float) else [least - 1, -(2**40)]
+def test_a_number_outside_its_bounds_is_refused_with_them(field, key):
+    """Counts end where an int32 does, and sizes of layers before they could fill a memory."""
+    least, most = (int(word) for word in key.check.expected.split()[3::2])
+    assert 2 <= most < 2**31
+    whole = [least - 1, most + 1, -(2**40), 10**12]
+    wrong = [least - 0.5, math.nan, math.inf, 1e30] if isinstance(key.default, float) else whole
     for value in wrong:
         message = refusal(config_with(field, value))
-        assert f"config.{field} = {value!r}" in message and f">= {least}" in message
+        assert f"config.{field} = {value!r}" in message and f"from {least} to {most}" in message
 
 
 @pytest.mark.parametrize("field", SHARES)
@@ -84,6 +87,8 @@ def test_a_fraction_outside_the_unit_interval_is_refused(field, value):
         ("model.hidden", (0,)),
         ("model.hidden", (200, -1)),
         ("model.hidden", (2.5,)),
+        ("model.hidden", (10**9,)),
+        ("estimators.num_samples", (1, 10**9)),
         ("model.hidden", ("a",)),
         ("objective.first", 0.0),
         ("objective.first", 1.0),

@@ -485,7 +485,7 @@ def test_overrides_name_the_default_workdir(command, monkeypatch):
 
 def test_a_mistake_as_a_shell_sees_it(run, tmp_path):
     result = run(DIGITS, f"--workdir={tmp_path / 'run'}", "--config.train.epochs=0")
-    require_one_line(result, "config.train.epochs = 0: expected a number >= 1")
+    require_one_line(result, "config.train.epochs = 0: expected a number from 1 to 2147483647")
 
 
 def test_mnist_without_data_or_network_names_both_ways_on(run, tmp_path):

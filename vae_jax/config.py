@@ -36,13 +36,16 @@ def one_of(names):
     return Check(lambda value: value in names, names)
 
 
-def at_least(least):
-    return Check(lambda value: least <= value < float("inf"), f"a number >= {least}")
+LARGEST, WIDEST, DEEPEST = 2**31 - 1, 2**16, 1000  # of any number (a count is an int32), a layer's width, and layers
+
+
+def at_least(least, most=LARGEST):
+    return Check(lambda value: least <= value <= most, f"a number from {least} to {most}")
 
 
 def different_integers(least):
-    allowed = lambda v: len(set(v)) == len(v) > 0 and all(isinstance(k, int) and k >= least for k in v)
-    return Check(allowed, f"different integers >= {least}")
+    allowed = lambda v: len(set(v)) == len(v) > 0 and all(isinstance(k, int) and least <= k <= WIDEST for k in v)
+    return Check(allowed, f"different integers from {least} to {WIDEST}")
 
 
 def some_of(*names):
@@ -54,7 +57,10 @@ POSITIVE = Check(lambda value: 0 < value < float("inf"), "a number > 0")
 FRACTION = Check(lambda value: 0 <= value < 1, "a number in [0, 1)")
 SHARE = Check(lambda value: 0 <= value <= 1, "a number in [0, 1]")
 SEED = Check(lambda value: 0 <= value < 2**32, "an integer in [0, 2^32)")
-WIDTHS = Check(lambda v: all(isinstance(w, int) and w > 0 for w in v), "widths of layers, each an integer > 0")
+WIDTHS = Check(
+    lambda v: all(isinstance(width, int) and 0 < width <= WIDEST for width in v) and len(v) <= DEEPEST,
+    f"widths of layers, each an integer from 1 to {WIDEST}",
+)
 
 KEYS = {
     "seed": Key(0, "initialization, order of examples and training noise", SEED),
@@ -124,8 +130,8 @@ KEYS = {
     "gaps.fit.patience": Key(12, "windows without a better one after which an example stops", at_least(1)),
     "gaps.fit.check_examples": Key(32, "as fit.check_examples", at_least(0)),
     "gaps.flow.num_examples": Key(100, "with a coupling flow of their own; 0: none", at_least(0)),
-    "gaps.flow.layers": Key(4, "of the flow", at_least(1)),
-    "gaps.flow.width": Key(50, "of the hidden layer in each", at_least(1)),
+    "gaps.flow.layers": Key(4, "of the flow", at_least(1, DEEPEST)),
+    "gaps.flow.width": Key(50, "of the hidden layer in each", at_least(1, WIDEST)),
     "gaps.flow.natural_rate": Key(0.1, "as fit.natural_rate, of the Gaussian that the flow bends", FRACTION),
     "gaps.flow.learning_rate": Key(5e-3, "Adam on the flow's weights", at_least(0)),
     "gaps.flow.num_samples": Key(32, "draws of z for each example and step", at_least(1)),
@@ -157,7 +163,7 @@ KEYS = {
     "estimators.num_samples": Key((1, 4, 16, 64), "each K, draws of z for each example", different_integers(1)),
     "estimators.num_draws": Key(1000, "gradients of each estimator at each K", at_least(20)),
     "estimators.num_examples": Key(16, "of train, one fixed batch", at_least(1)),
-    "figures.count": Key(64, "images in a grid", at_least(1)),
+    "figures.count": Key(64, "images in a grid", at_least(1, 10_000)),
 }
 
 # What a resumed run may change: keys, and groups of keys, that touch no parameter.
@@ -224,7 +230,8 @@ def expected(check):
 
 
 def refused(name, value, what):
-    return ConfigError(f"config.{name} = {value!r}: expected {what}")
+    shown = repr(value)
+    return ConfigError(f"config.{name} = {shown if len(shown) < 80 else shown[:77] + '...'}: expected {what}")
 
 
 def choose(family, name, key):

@@ -82,15 +82,17 @@ def test_samples_and_codes_and_back(run, tmp_path):
     rows = loaded.model.encode(loaded.params, drawn["x"].astype(np.float32))
     for name, expected in {"mean": rows["mean"], "q_mean": rows["mean"], "q_log_std": rows["log_std"]}.items():
         np.testing.assert_allclose(codes[name], expected, rtol=1e-5, atol=1e-6)
+    arrays.write_decoded(workdir, str(tmp_path / "d.npz"), str(tmp_path / "z.npz"))  # what encode wrote
     np.savez(tmp_path / "c.npz", z=codes["mean"])
-    arrays.write_decoded(workdir, str(tmp_path / "d.npz"), str(tmp_path / "c.npz"))
+    arrays.write_decoded(workdir, str(tmp_path / "e.npz"), str(tmp_path / "c.npz"))
+    np.testing.assert_array_equal(arrays.read(tmp_path / "d.npz")["x"], arrays.read(tmp_path / "e.npz")["x"])
     expected = loaded.model.decode(loaded.params, codes["mean"][None]).mean[0]
     np.testing.assert_allclose(arrays.read(tmp_path / "d.npz")["mean"], expected, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_a_run_without_an_encoder_fits_rows_and_one_with_labels_takes_them_in_turn(run):
-    x = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 1)).astype(np.uint8) * 16
+    x = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 1)).astype(np.uint8)
     assert arrays.encode(load.load_run(run("per_datapoint")), {"x": x})["mean"].shape == (3, 2)
     loaded = load.load_run(run("conditional"))
     np.testing.assert_array_equal(arrays.conditions(loaded, 12, {}).argmax(1), [*range(10), 0, 1])
@@ -109,6 +111,36 @@ def test_what_does_not_fit_is_named(run, untrained_run, tmp_path):
         arrays.read(tmp_path / "none.npz")
     with pytest.raises(DataError, match=r"expected FILE\.npz"):
         arrays.write(tmp_path / "a.txt", {"z": np.zeros(2)})
+
+
+WRONG = {
+    "nan": (np.nan, r"--data: x has 1 values that are NaN or infinite"),
+    "infinite": (np.inf, r"--data: x has 1 values that are NaN or infinite"),
+    "too large": (255.0, r"'x' has values in \[0, 255\], the run was trained on images in \[0, 16\]"),
+    "negative": (-1.0, r"'x' has values in \[-1, 0\]"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_images_that_no_run_of_digits_was_trained_on_are_refused(run, case):
+    value, message = WRONG[case]
+    x = np.zeros((2, 8, 8, 1))
+    x[1, 2, 3, 0] = value
+    with pytest.raises(DataError, match=message):
+        arrays.encode(load.load_run(run("amortized")), {"x": x})
+
+
+@pytest.mark.parametrize("dtype", ["U3", complex, "datetime64[D]", object])
+def test_arrays_of_no_real_numbers_are_refused(run, dtype):
+    loaded = load.load_run(run("amortized"))
+    for name, shape, use in (("x", (1, 8, 8, 1), arrays.encode), ("z", (1, 2), arrays.decode)):
+        with pytest.raises(DataError, match=rf"--data: {name} has dtype .*save it as float32"):
+            use(loaded, {name: np.zeros(shape).astype(dtype)})
+
+
+def test_shares_given_for_stored_images_are_noticed(run, capsys):
+    arrays.encode(load.load_run(run("amortized")), {"x": np.full((1, 8, 8, 1), 0.9)})
+    assert "multiply by 16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 import gzip
 import hashlib
 import http.server
+import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from types import SimpleNamespace
 
 import jax
@@ -19,6 +22,7 @@ from scipy import stats
 
 from vae_jax.data import datasets, files
 from vae_jax.data.preprocess import preprocess as to_x
+from vae_jax.data.splits import Info, Split, assemble
 from vae_jax.errors import DataError
 from vae_jax.keys import Use, seed_key
 
@@ -99,8 +103,8 @@ def test_a_row_depends_on_its_own_key_alone(shape):
 
 def grey_dataset(num_train, seed=0):
     rng = np.random.default_rng(seed)
-    splits = [datasets.Split(rng.integers(0, 256, (n, 3, 2), np.uint8)) for n in (num_train, 4, 4)]
-    return datasets.assemble("grey", *splits, {"source": "test"})
+    splits = [Split(rng.integers(0, 256, (n, 3, 2), np.uint8)) for n in (num_train, 4, 4)]
+    return assemble("grey", *splits, {"source": "test"})
 
 
 def test_fixed_draws_each_example_once_by_its_split_and_index():
@@ -135,7 +139,7 @@ def test_values_that_are_no_probabilities_are_not_binarized(binarization):
 def test_digits_are_scikit_learns_in_one_fixed_order(monkeypatch):
     dataset = datasets.load(config("digits"))
     assert [len(s.image) for s in dataset[:3]] == [1400, 97, 300]
-    assert dataset.info == datasets.Info("digits", (8, 8, 1), 1400, 10, (0.0, 16.0), None)
+    assert dataset.info == Info("digits", (8, 8, 1), 1400, 10, (0.0, 16.0), None)
     assert dataset.train.image.dtype == np.uint8 and dataset.train.label.dtype == np.int32
     assert dataset.provenance["sha256"] == "41f1cde3d1230a38e792f9a5b7538d701dc4c6b5f65fa9e2628873d25280409c"
     json.dumps(dataset.provenance)
@@ -159,7 +163,7 @@ def test_num_train_keeps_the_first_examples():
 
 def test_ppca_has_the_density_it_states():
     dataset = datasets.load(config("ppca"))
-    assert dataset.info == datasets.Info("ppca", (8,), 2000, 0, (0.0, 1.0), None)
+    assert dataset.info == Info("ppca", (8,), 2000, 0, (0.0, 1.0), None)
     assert [len(s.image) for s in dataset[:3]] == [2000, 200, 500] and dataset.train.label is None
     weights, mean, sigma = datasets.ppca_params()
     assert weights.shape == (8, 2) and mean.shape == (8,) and sigma == 0.5
@@ -385,7 +389,7 @@ def test_real_mnist():
         pytest.skip("VAE_JAX_MNIST names no directory")
     dataset = datasets.load(config("mnist", manual_dir=directory))
     assert [len(s.image) for s in dataset[:3]] == [59_600, 400, 10_000]
-    assert dataset.info == datasets.Info("mnist", (28, 28, 1), 59_600, 10, (0.0, 255.0), None)
+    assert dataset.info == Info("mnist", (28, 28, 1), 59_600, 10, (0.0, 255.0), None)
     np.testing.assert_array_equal(dataset.train.label[:5], [5, 0, 4, 1, 9])
     np.testing.assert_array_equal(dataset.test.label[:5], [7, 2, 1, 0, 4])
     for file, about in dataset.provenance["files"].items():  # our payload sums and TFDS's .gz sums name the same files
@@ -412,7 +416,7 @@ def test_npz_with_everything(tmp_path):
     arrays |= {f"condition_{p}": np.arange(n) for p, n in (("train", 20), ("valid", 5), ("test", 6))}
     path = save(tmp_path, **arrays)
     dataset = datasets.load(config("npz", path=path, binarization="dynamic"))
-    assert dataset.info == datasets.Info("npz", (4, 3), 20, 3, (0.0, 1.0), (1,))
+    assert dataset.info == Info("npz", (4, 3), 20, 3, (0.0, 1.0), (1,))
     np.testing.assert_array_equal(dataset.valid.image, arrays["x_valid"])
     assert dataset.train.label.dtype == np.int32 and dataset.train.condition.dtype == np.float32
     np.testing.assert_array_equal(dataset.test.condition[:, 0], np.arange(6))
@@ -479,6 +483,8 @@ BAD_ARRAYS = {
     "negative y": (dict(y_train=np.arange(9) - 1), ["y_train has values from -1"]),
     "int64": (dict(x_train=images(9).astype(int)), ["x_train has dtype int64", "uint8 in 0..255"]),
     "text": (dict(condition_train=np.array(["a"] * 9)), ["condition_train has dtype <U1"]),
+    "empty condition": (dict(condition_train=np.zeros((9, 0))), ["condition_train has shape (9, 0)", "at least one"]),
+    "one condition for all": (dict(condition_train=np.float32(1)), ["condition_train has dtype float32, shape ()"]),
     "object": (dict(x_train=np.array([None] * 9)), ["not a readable .npz", "Object arrays"]),
 }
 
@@ -506,6 +512,51 @@ def test_npz_with_a_flipped_byte_is_refused(tmp_path):
         stream.seek(500)
         stream.write(b"\xff\xff")
     assert "Bad CRC-32" in refusal("npz", path=path)
+
+
+def npy_header(shape):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+MEMBERS = {  # name of x_train's member, its bytes
+    "no array": ("x_train.npy", b"hello"),
+    "no npy": ("x_train", b"hello"),
+    "8 TB": ("x_train.npy", npy_header((2**41,)) + bytes(64)),
+    "shorter than it says": ("x_train.npy", npy_header((9, 4, 3)) + bytes(64)),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+def test_npz_with_a_member_that_lies_is_refused(tmp_path, case):
+    name, data = MEMBERS[case]
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        archive.writestr(name, data)
+        stream = io.BytesIO()
+        np.save(stream, images(9))
+        archive.writestr("x_test.npy", stream.getvalue())
+    message = refusal("npz", path=str(tmp_path / "set.npz"))
+    assert ("set.npz" in message and "numpy.savez" in message) or "x_train has shape ()" in message
+
+
+def test_an_encrypted_npz_is_refused(tmp_path):
+    """Flag bit 0 of a member says so; NumPy has no password for it."""
+    path = tmp_path / "set.npz"
+    np.savez(path, x_train=images(9), x_test=images(9))
+    data = bytearray(path.read_bytes())
+    for at in (m.start() for m in re.finditer(b"PK\x01\x02", bytes(data))):
+        data[at + 8] |= 1
+    path.write_bytes(bytes(data))
+    assert "password required" in refusal("npz", path=str(path))
+
+
+def test_conditions_that_cannot_be_are_refused(tmp_path):
+    """One-hot labels of two billion classes; the upper half of one row."""
+    large = save(tmp_path, x_train=images(9), x_test=images(9), y_train=[2 * 10**9] * 9, y_test=[0] * 9)
+    assert "1,999,999,999" in (message := refusal("npz", path=large, condition="label")) or "2,000,000,000" in message
+    row = save(tmp_path, x_train=images(9)[:, :1], x_test=images(9)[:, :1])
+    assert "have one row each" in refusal("npz", path=row, condition="upper")
 
 
 def test_what_is_no_npz_is_refused(tmp_path):

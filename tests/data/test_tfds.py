@@ -13,6 +13,7 @@ from vae_jax import config as configs
 from vae_jax.commands import configuration, train
 from vae_jax.commands.train import train_run
 from vae_jax.data import datasets, feed, files
+from vae_jax.data.splits import Info
 from vae_jax.data.tfds import Records
 from vae_jax.errors import DataError
 from vae_jax.runs import directory
@@ -84,7 +85,7 @@ def test_a_prepared_mnist_comes_before_files_and_network(prepared, monkeypatch):
     monkeypatch.setattr(files, "read_idx", None)
     dataset = datasets.load(config("mnist", prepared))
     assert [len(s.image) for s in dataset[:3]] == [10, 400, 7]
-    assert dataset.info == datasets.Info("mnist", (28, 28, 1), 10, 3, (0.0, 255.0), None)
+    assert dataset.info == Info("mnist", (28, 28, 1), 10, 3, (0.0, 255.0), None)
     everything = np.concatenate([dataset.train.image, dataset.valid.image])[:, 0, 0, 0]
     assert sorted(everything) == sorted(i % 256 for i in range(410))
     assert "3.0.1" in dataset.provenance["source"] and dataset.provenance["path"].startswith(str(prepared))
@@ -108,7 +109,7 @@ def test_a_directory_that_holds_nothing_prepared_is_passed_over(tmp_path, monkey
 
 def test_any_prepared_image_set(prepared):
     dataset = datasets.load(config("small", prepared))
-    assert dataset.info == datasets.Info("small", (4, 3, 1), 30, 3, (0.0, 255.0), None)
+    assert dataset.info == Info("small", (4, 3, 1), 30, 3, (0.0, 255.0), None)
     assert sorted(dataset.valid.image[:, 0, 0, 0]) == [0, 1, 2, 3] and "valid" not in dataset.provenance
     np.testing.assert_array_equal(dataset.train.label, dataset.train.image[:, 0, 0, 0] % 3)
     again = datasets.load(config("small", prepared, num_train=8))
@@ -117,7 +118,7 @@ def test_any_prepared_image_set(prepared):
 
 def test_a_set_without_labels_or_validation(prepared):
     dataset = datasets.load(config("binary", prepared))
-    assert dataset.info == datasets.Info("binary", (4, 3, 1), 27, 0, (0.0, 1.0), None)
+    assert dataset.info == Info("binary", (4, 3, 1), 27, 0, (0.0, 1.0), None)
     assert dataset.train.label is None and dataset.provenance["valid"] == "the last 3 training examples"
 
 

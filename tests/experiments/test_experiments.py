@@ -15,6 +15,7 @@ import pytest
 from vae_jax import config as configs
 from vae_jax.commands import configuration
 from vae_jax.data import datasets
+from vae_jax.data.splits import Split, assemble
 from vae_jax.errors import ConfigError
 from vae_jax.parallel import devices
 from vae_jax.runs import directory
@@ -106,10 +107,10 @@ def test_its_training_step_fits_synthetic_data_of_its_shape(path, variant, seen,
 def synthetic(config):
     """Noise in the shape of the named set, with the condition asked for."""
     rng, shape = np.random.default_rng(0), IMAGES[config.name]
-    split = lambda count: datasets.Split(
+    split = lambda count: Split(
         rng.integers(0, 256, (count, *shape)).astype(np.uint8), rng.integers(0, 10, count).astype(np.int32)
     )
-    dataset = datasets.assemble(config.name, split(2048), split(16), split(16), {}, value_range=(0.0, 255.0))
+    dataset = assemble(config.name, split(2048), split(16), split(16), {}, value_range=(0.0, 255.0))
     return dataset if config.condition == "none" else datasets.CONDITIONS[config.condition](dataset)
 
 

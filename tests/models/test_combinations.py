@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vae_jax.commands import configuration
-from vae_jax.data.datasets import Info
+from vae_jax.data.splits import Info
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds, generation
 from vae_jax.evaluation.examples import fit_chunk, infer_q_params, mean_of_q

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from vae_jax.commands import configuration
 from vae_jax.data import datasets, preprocess
-from vae_jax.data.datasets import Info
+from vae_jax.data.splits import Info
 from vae_jax.distributions import flows, gaussians
 from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.errors import ConfigError, DataError

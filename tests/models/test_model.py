@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vae_jax.commands import configuration
-from vae_jax.data.datasets import Info
+from vae_jax.data.splits import Info
 from vae_jax.distributions.basic import Bernoulli, Normal, StandardNormal
 from vae_jax.models import networks
 from vae_jax.models.families import LIKELIHOODS, POSTERIORS, PRIORS

@@ -5,7 +5,8 @@
     decode   'z' in, 'mean' and 'x' out
 
 Arrays come from and go to .npz files; a .png shows the means. Images are as the model was trained on them: in the range
-that its data were stored in, for example 0 to 255. From Python the same functions are those of `load_run(workdir)`:
+that its data were stored in, for example 0 to 255, and are binarized as there; `decode` also takes what `encode` wrote,
+where the z are its means. From Python the same functions are those of `load_run(workdir)`:
 `model.prior(params)`, `model.encode(params, x)`, `model.decode(params, z[None])`.
 """
 
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from vae_jax import console
+from vae_jax.data import files
 from vae_jax.errors import DataError, one_line
 from vae_jax.evaluation.examples import prepared, with_means, with_q_params
 from vae_jax.keys import Use, seed_key, split_keys
@@ -35,7 +37,8 @@ def sample(loaded, count, given):
 
 def decode(loaded, given):
     """p(x|z) at each z of given['z']."""
-    z = wanted(given, "z", (loaded.config.model.latent_dim,)).astype(np.float32)
+    name = "z" if "z" in given or "mean" not in given else "mean"  # the latter is what encode writes
+    z = wanted(given, name, (loaded.config.model.latent_dim,))
     return decoded(loaded, z[None], conditions(loaded, len(z), given))
 
 
@@ -55,8 +58,9 @@ def decoded(loaded, z, condition):
 def encode(loaded, given):
     """q(z|x) of each image of given['x'], found as the run finds it: its mean, and the q_params that describe it."""
     image = wanted(given, "x", loaded.info.event_shape)
+    require_range(image, loaded)
     keys = split_keys(loaded.config.eval.seed, "test", len(image))
-    prepare = setups.preparation(loaded.config, loaded.info)
+    prepare = setups.preparation(loaded.config, loaded.info, fixed="dynamic")
     examples = {"image": prepared(prepare, image, keys), "key": keys}
     if loaded.info.condition_shape:
         examples["condition"] = conditions(loaded, len(image), given)
@@ -67,16 +71,28 @@ def encode(loaded, given):
 
 
 def wanted(given, name, shape):
-    """The array `name` `[N, *shape]`. Raises DataError where it is not there or of another shape."""
+    """The array `name` `[N, *shape]` float32. Raises DataError where it is not there, or not such numbers."""
     if name not in given:
         raise DataError(
             f"--data: no array {name!r}, only {', '.join(given) or 'none'}; save it as np.savez(FILE, {name}=...)"
         )
-    if given[name].shape[1:] != tuple(shape) or not len(given[name]):
+    if given[name].shape[1:] != tuple(shape) or not given[name].size:
         raise DataError(
             f"--data: {name!r} has shape {list(given[name].shape)}, expected [N, {', '.join(map(str, shape))}]"
         )
-    return given[name]
+    return files.as_floats("--data", name, given[name])
+
+
+def require_range(image, loaded):
+    """Raises DataError for images outside the range of the stored ones, if the likelihood is of values in a range."""
+    (low, high), (least, most) = loaded.info.value_range, (image.min(), image.max())
+    if loaded.config.model.likelihood != "normal" and (least < low or most > high):
+        raise DataError(
+            f"--data: 'x' has values in [{least:.4g}, {most:.4g}], the run was trained on images in [{low:g}, {high:g}]"
+        )
+    if high > 1 and most <= 1 and image.any():
+        message = f"warning: 'x' is nearly black: its values end at {most:.4g}, those of the run's images at {high:g}"
+        console.write(f"{message}; multiply by {high:g} if they are shares")
 
 
 def conditions(loaded, count, given):
@@ -86,7 +102,7 @@ def conditions(loaded, count, given):
         return None
     if "condition" not in given and loaded.config.data.condition == "label":
         return np.eye(shape[0], dtype=np.float32)[np.arange(count) % shape[0]]
-    condition = wanted(given, "condition", shape).astype(np.float32)
+    condition = wanted(given, "condition", shape)
     if len(condition) != count:
         raise DataError(f"--data: {len(condition)} conditions for {count} examples; give one for each")
     return condition

@@ -90,6 +90,7 @@ def combinations(config):
     (q, p), dim = families_of(model), model.latent_dim
     table, redrawn = inference.INFERENCES[find.kind].has_table, config.data.binarization == "dynamic"
     blind = table or not inference.INFERENCES[find.kind].sees_x
+    density = not LIKELIHOODS[model.likelihood](model, (1,)).levels  # (1,): what it is says no more of the data
     not_elbo, scheduled = config.objective.name != "elbo", config.objective.schedule != "constant"
     rules = (
         # how q is found
@@ -98,6 +99,7 @@ def combinations(config):
         (blind and find.input_noise, KIND, NOISE, "there is no encoder to be shown noise: leave it 0"),
         (blind and find.input_dropout, KIND, DROPOUT, "there is no encoder to be shown less: leave it 0"),
         # families
+        (density and redrawn, LIKELIHOOD, "data.binarization", "a density of coin flips: leave the images grey, none"),
         (objective.bound and not q.has_density, Q, NAME, "a point mass has no bound: use objective.name=autoencoder"),
         (q.has_density and not objective.bound, Q, NAME, "its code has no noise: use --config.model.posterior=dirac"),
         (not q.has_density and not p.standard_normal, Q, PRIOR, "without noise there is no prior: leave it"),
@@ -124,6 +126,7 @@ def combinations(config):
 
 
 KIND, NAME, Q, PRIOR, DIM = "inference.kind", "objective.name", "model.posterior", "model.prior", "model.latent_dim"
+LIKELIHOOD = "model.likelihood"
 NOISE, DROPOUT = "inference.input_noise", "inference.input_dropout"
 
 

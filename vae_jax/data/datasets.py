@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,53 +21,9 @@ import numpy as np
 
 from vae_jax.data import files, tfds
 from vae_jax.data.preprocess import preprocess
-from vae_jax.data.tfds import Records
+from vae_jax.data.splits import Dataset, Split, assemble, change_splits, hold_out, keep_first, require_in_memory, take
 from vae_jax.errors import DataError
 from vae_jax.keys import Use, keys_of_each, seed_key
-
-
-class Split(NamedTuple):
-    """Examples in a fixed order.
-
-    Attributes:
-        image: `[N, *event]`, uint8 or float32: a NumPy array, or for a set larger than memory a memmap or `Records`.
-        label: `[N]` int32, or None.
-        condition: `[N, *c]` float32, or None.
-    """
-
-    image: Any
-    label: np.ndarray | None = None
-    condition: np.ndarray | None = None
-
-
-class Info(NamedTuple):
-    """What a model must know of its data; JSON-able, so that a model loads without them.
-
-    Attributes:
-        name: of the set.
-        event_shape: shape of one x.
-        num_train: N.
-        num_classes: 0 without labels.
-        value_range: the stored values that mean 0 and 1.
-        condition_shape: of one condition, or None.
-    """
-
-    name: str
-    event_shape: tuple[int, ...]
-    num_train: int
-    num_classes: int
-    value_range: tuple[float, float]
-    condition_shape: tuple[int, ...] | None
-
-
-class Dataset(NamedTuple):
-    """Three splits, what they are (`info`) and where their bytes came from (`provenance`, JSON-able)."""
-
-    train: Split
-    valid: Split
-    test: Split
-    info: Info
-    provenance: dict
 
 
 def load(config: Any) -> Dataset:
@@ -93,80 +49,16 @@ def load(config: Any) -> Dataset:
     return dataset._replace(provenance=dataset.provenance | {"name": config.name, "sizes": sizes})
 
 
-def assemble(
-    name: str, train: Split, valid: Split, test: Split, provenance: dict, value_range: tuple[float, float] | None = None
-) -> Dataset:
-    """A data set of three splits; shapes, classes and range of its `info` are read off the arrays.
-
-    Args:
-        name: of the set.
-        train, valid, test: with arrays of the same shapes and types.
-        provenance: where the bytes came from; JSON-able.
-        value_range: the stored values that mean 0 and 1; None: (0, 255), of binary bytes and of floats (0, 1).
-
-    Returns:
-        The data set.
-    """
-    splits = (train, valid, test)
-    info = Info(
-        name=name,
-        event_shape=train.image.shape[1:],
-        num_train=len(train.image),
-        num_classes=1 + int(max((split.label.max() for split in splits if split.label is not None), default=-1)),
-        value_range=value_range or stored_range(splits),
-        condition_shape=None if train.condition is None else train.condition.shape[1:],
-    )
-    return Dataset(*splits, info, provenance)
-
-
-RANGE_EXAMPLES = 1000  # of records on disk are read to find their range
-
-
-def stored_range(splits):
-    """The values that stand for 0 and 1. Bytes that never exceed 1 are binary already."""
-    if splits[0].image.dtype != np.uint8:
-        return 0.0, 1.0
-    images = (s.image[:RANGE_EXAMPLES] if isinstance(s.image, Records) else s.image for s in splits)
-    return (0.0, 255.0 if max(image.max() for image in images) > 1 else 1.0)
-
-
-def take(split, which):
-    """The examples of a slice, of every array of a split; records on disk stay there."""
-
-    def cut(array) -> Any:
-        return array.cut(which) if isinstance(array, Records) else array[which]
-
-    return Split(*(array if array is None else cut(array) for array in split))
-
-
-def change_splits(dataset, change, **info):
-    """`change(split)` of every split in turn, and these fields of the info."""
-    train, valid, test = map(change, dataset[:3])
-    return dataset._replace(train=train, valid=valid, test=test, info=dataset.info._replace(**info))
-
-
-def hold_out(train, count):
-    """The last `count` examples apart: (train, valid)."""
-    return take(train, slice(None, -count)), take(train, slice(-count, None))
-
-
-def keep_first(dataset, num_train):
-    """The first `num_train` training examples, all of them for 0. Raises DataError if there are fewer."""
-    info = dataset.info
-    if num_train > info.num_train:
-        raise DataError(
-            f"config.data.num_train = {num_train}, but {info.name!r} has {info.num_train} training examples; 0: all"
-        )
-    if num_train <= 0:
-        return dataset
-    return dataset._replace(train=take(dataset.train, slice(num_train)), info=info._replace(num_train=num_train))
-
-
 def given_label(dataset):
     """Every example with its label, one-hot, as its condition. Raises DataError where there are none."""
     info = dataset.info
     if not info.num_classes:
         raise DataError(f"data {info.name!r} has no labels: config.data.condition = label needs them; use none")
+    if info.num_classes > MOST_CLASSES:
+        raise DataError(
+            f"data {info.name!r} has labels up to {info.num_classes - 1:,}: config.data.condition = label takes "
+            f"{MOST_CLASSES:,} classes at most; number them 0, 1, 2, ... or give condition_* of your own"
+        )
     one_hot = lambda split: split._replace(condition=np.eye(info.num_classes, dtype=np.float32)[split.label])
     return change_splits(dataset, one_hot, condition_shape=(info.num_classes,))
 
@@ -176,6 +68,8 @@ def given_upper(dataset):
     info = dataset.info
     if len(info.event_shape) < 2:
         raise DataError(f"data {info.name!r} are no images: config.data.condition = upper needs rows; use none")
+    if info.event_shape[0] < 2:
+        raise DataError(f"data {info.name!r} have one row each: config.data.condition = upper needs two; use none")
     require_in_memory(dataset, "config.data.condition = 'upper'", "make the halves x and condition of .npy files")
     (low, high), half = info.value_range, info.event_shape[0] // 2
     upper = lambda image: ((image[:, :half] - np.float32(low)) / np.float32(high - low)).astype(np.float32)
@@ -184,6 +78,7 @@ def given_upper(dataset):
     return change_splits(dataset, halves, event_shape=(height - half, *rest), condition_shape=condition_shape)
 
 
+MOST_CLASSES = 10_000  # of which each example holds a one-hot vector
 CONDITIONS: dict[str, Callable[[Dataset], Dataset]] = {"label": given_label, "upper": given_upper}
 
 
@@ -212,12 +107,6 @@ def binarize_fixed(dataset, seed):
     dataset = dataset._replace(provenance=dataset.provenance | {"binarization_seed": seed})
     drawn = lambda split: split._replace(image=draw_split(next(keys), split.image))
     return change_splits(dataset, drawn, value_range=(0.0, 1.0))
-
-
-def require_in_memory(dataset, what, instead):
-    """Raises DataError for images on disk, of which `what` would need a copy in memory."""
-    if isinstance(dataset.train.image, np.memmap | Records):
-        raise DataError(f"{what} would make all of {dataset.provenance['source']} anew in memory: {instead}")
 
 
 def require_unit_interval(dataset: Dataset, binarization: str) -> None:

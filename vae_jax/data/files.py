@@ -17,7 +17,6 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-import zipfile
 import zlib
 
 import numpy as np
@@ -208,10 +207,10 @@ def open_npz(path):
             if isinstance(archive, np.ndarray):
                 raise ValueError("it holds a single array, as a .npy does")
             names = [name for name in archive.files if name.startswith(("x_", "y_", "condition_"))]
-            return {name: archive[name] for name in names}
+            return {name: np.asanyarray(archive[name]) for name in names}  # a member that is no .npy is read as bytes
     except FileNotFoundError as error:
         raise DataError(f"config.data.path = {path!r}: no such file; --config.data.path=FILE.npz names it") from error
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for broken, locked and lying files
         raise DataError(f"config.data.path = {path!r} is not a readable .npz: {one_line(error)}; {SAVE}") from error
 
 
@@ -228,6 +227,8 @@ def npz_part(path, arrays, part):
             raise DataError(f"{path}: {name} has shape {array.shape}, {x} {image.shape}; give one row for each example")
         found.append(array)
     label, condition = found
+    if condition is not None and not condition[:1].size:
+        raise DataError(f"{path}: condition_{part} has shape {condition.shape}; give at least one number each, or none")
     return image, label, condition[:, None] if condition is not None and condition.ndim == 1 else condition
 
 
@@ -247,8 +248,8 @@ CHECKED = 10_000  # examples at a time: the array may be on disk
 
 def as_floats(path, name, array):
     """float32. Raises DataError for what is not a number, NaN or infinite."""
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{path}: {name} has dtype {array.dtype}; save it as float32")
+    if array.dtype.kind not in "fiub" or not array.ndim:
+        raise DataError(f"{path}: {name} has dtype {array.dtype}, shape {array.shape}; save it as float32, [N, ...]")
     with np.errstate(over="ignore"):  # becomes an infinity, reported below
         array = array.astype(np.float32, copy=False)
     parts = (array[start : start + CHECKED] for start in range(0, len(array), CHECKED))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.config import POSITIVE, WIDTHS, Key, at_least, declares, one_of
+from vae_jax.config import DEEPEST, POSITIVE, WIDEST, WIDTHS, Key, at_least, declares, one_of
 from vae_jax.distributions import flows, gaussians, likelihoods
 from vae_jax.distributions.basic import Bernoulli, Normal, StandardNormal
 from vae_jax.errors import ConfigError
@@ -65,12 +65,12 @@ class Likelihood(NamedTuple):
 
 # ---- keys that several families share
 
-FLOW_LAYERS = Key(4, "of a flow, posterior or prior", at_least(1))
-FLOW_WIDTH = Key(100, "of the hidden layer in each coupling or autoregressive layer", at_least(1))
-COMPONENTS = Key(10, "of a mixture prior, or pseudo-inputs of a vamp prior", at_least(1))
-LEVELS = Key(256, "of an image's values, for categorical, logistic, logistic_mixture and beta_binomial", at_least(2))
+FLOW_LAYERS = Key(4, "of a flow, posterior or prior", at_least(1, DEEPEST))
+FLOW_WIDTH = Key(100, "of the hidden layer in each coupling or autoregressive layer", at_least(1, WIDEST))
+COMPONENTS = Key(10, "of a mixture prior, or pseudo-inputs of a vamp prior", at_least(1, WIDEST))
+LEVELS = Key(256, "of an image's values: categorical, logistic, logistic_mixture, beta_binomial", at_least(2, WIDEST))
 LAYERS = {
-    "upper_dim": Key(50, "two_layer: numbers in z2", at_least(1)),
+    "upper_dim": Key(50, "two_layer: numbers in z2", at_least(1, WIDEST)),
     "upper_hidden": Key((100, 100), "two_layer: widths from z1 to z2; mirrored from z2, or a condition, to z1", WIDTHS),
 }
 
@@ -102,7 +102,7 @@ def full_normal_posterior(config):
     return Posterior(gaussian_heads(config) | lower, make, ascent=ascent)
 
 
-@declares(rank=Key(2, "low_rank: columns of the factor beside the diagonal", at_least(1)))
+@declares(rank=Key(2, "low_rank: columns of the factor beside the diagonal", at_least(1, WIDEST)))
 def low_rank_posterior(config):
     make = lambda weights, q_params: gaussians.LowRankNormal(q_params["mean"], q_params["log_std"], q_params["factor"])
     return Posterior(gaussian_heads(config) | {"factor": (config.latent_dim, config.rank)}, make)
@@ -118,7 +118,9 @@ def planar_posterior(config):
     return Posterior(heads, make, density_anywhere=False)
 
 
-FLOW_CONTEXT = Key(50, "coupling and iaf posteriors: numbers that the encoder tells the flow of each x", at_least(0))
+FLOW_CONTEXT = Key(
+    50, "coupling, iaf posteriors: numbers that the encoder tells the flow of each x", at_least(1, WIDEST)
+)
 
 
 def shared_flow(family, init, density_anywhere=True, least_dim=0):
@@ -343,7 +345,7 @@ def logistic(config, event_shape):
     return Likelihood(2, make, lambda m: jnp.stack([m, jnp.full_like(m, START_LOG_SCALE)], -1), levels=config.levels)
 
 
-@declares(levels=LEVELS, mixture_size=Key(5, "logistic_mixture: logistics for each pixel", at_least(1)))
+@declares(levels=LEVELS, mixture_size=Key(5, "logistic_mixture: logistics for each pixel", at_least(1, 100)))
 def logistic_mixture(config, event_shape):
     """For each element and component a logit, a mean, a log scale and a coefficient; components begin side by side."""
     if event_shape[-1] not in (1, 3):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.config import WIDTHS, Key, at_least, choose, keys_of, one_of
+from vae_jax.config import WIDEST, WIDTHS, Key, at_least, choose, keys_of, one_of
 from vae_jax.errors import ConfigError
 from vae_jax.models import networks
 from vae_jax.models.families import LIKELIHOODS, POSTERIORS, PRIORS
@@ -198,7 +198,7 @@ def require_fit(config, prior, event_shape, condition_shape):
 
 KEYS = {
     "model.latent_dim": Key(
-        50, "Z, numbers in z; of a two-layer model, in z1; 0: no z, the decoder of a condition", at_least(0)
+        50, "Z, numbers in z; of a two-layer model, in z1; 0: no z, the decoder of a condition", at_least(0, WIDEST)
     ),
     "model.encoder": Key("mlp", "network from x to the parameters of q(z|x)", one_of(networks.NETWORKS)),
     "model.decoder": Key("mlp", "network from z to p(x|z)", one_of(networks.NETWORKS)),

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vae_jax.config import NO_KEYS, WIDTHS, Key, at_least
+from vae_jax.config import DEEPEST, NO_KEYS, WIDTHS, Key, at_least
 
 ACTIVATIONS = {
     "tanh": nn.tanh,
@@ -234,7 +234,9 @@ def dense_layers(hidden=True):
 
 CONVOLUTIONS = {
     "channels": Key((32, 64), "conv, resnet: the encoder's before the hidden layers; the decoder mirrors them", WIDTHS),
-    "between": Key(0, "conv and resnet: further convolutions between two changes of an image's size", at_least(0)),
+    "between": Key(
+        0, "conv, resnet: further convolutions between two changes of an image's size", at_least(0, DEEPEST)
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from vae_jax.config import NO_KEYS, Check, Key, at_least, keys_of, one_of
+from vae_jax.config import NO_KEYS, WIDEST, Check, Key, at_least, keys_of, one_of
 from vae_jax.keys import Use
 from vae_jax.objectives import importance
 from vae_jax.objectives.elbo import Paired
@@ -115,7 +115,7 @@ OWN_KEYS = {
     "code": Key(0.0, "autoencoder: weight of |z|^2 / 2", at_least(0)),
     "alpha": Key(0.5, "vr: its order; ciwae: the share of the ELBO", at_least(0)),
     "groups": Key(1, "miwae, piwae: groups of the K draws", at_least(1)),
-    "partitions": Key(5, "tvo: points of the Riemann sum", at_least(1)),
+    "partitions": Key(5, "tvo: points of the Riemann sum", at_least(1, 1000)),
     "first": Key(0.03, "tvo: the first of its points after 0", Check(lambda v: 0 < v < 1, "a number in (0, 1)")),
 }
 
@@ -144,7 +144,7 @@ OBJECTIVES = {
 SCHEDULES = one_of(("constant", "linear", "cyclical"))
 KEYS = {
     "objective.name": Key("elbo", "what training ascends", one_of(OBJECTIVES)),
-    "objective.num_samples": Key(1, "K draws of z for each example", at_least(1)),
+    "objective.num_samples": Key(1, "K draws of z for each example", at_least(1, WIDEST)),
     "objective.kl": Key("auto", "closed form where there is one; or monte_carlo", one_of(("auto", "monte_carlo"))),
     "objective.schedule": Key("constant", "of one weight; linear and cyclical rise from 0", SCHEDULES),
     "objective.schedule_epochs": Key(10, "linear: until the full weight", at_least(1)),

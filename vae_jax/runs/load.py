@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
-from vae_jax.data import datasets
+from vae_jax.data.splits import Info
 from vae_jax.models.model import Model, make_model
 from vae_jax.runs import checkpoint, directory
 
@@ -18,7 +18,7 @@ class Loaded(NamedTuple):
     """A trained model, which needs neither its data nor its optimizer."""
 
     config: FrozenConfigDict
-    info: datasets.Info
+    info: Info
     model: Model
     params: Any
 
@@ -53,7 +53,7 @@ def selected(config, workdir):
 
 def read_info(workdir):
     """The data's Info of a run directory."""
-    return datasets.Info(**tupled(directory.read_info(workdir)))
+    return Info(**tupled(directory.read_info(workdir)))
 
 
 def read_config(workdir) -> Any:

@@ -90,7 +90,7 @@ KEYS = {
     "optimizer.b1": Key(0.9, "of adam and its kin, and lion", FRACTION),
     "optimizer.b2": Key(0.999, "of adam and its kin, lion, and rmsprop (its decay)", FRACTION),
     "optimizer.momentum": Key(0.9, "of sgd, rmsprop and muon", FRACTION),
-    "optimizer.newton_schulz_steps": Key(5, "of muon: polynomials that orthogonalize a matrix", at_least(1)),
+    "optimizer.newton_schulz_steps": Key(5, "of muon: polynomials that orthogonalize a matrix", at_least(1, 100)),
     "optimizer.weight_decay": Key(0.0, "of adamw, lion and muon", at_least(0)),
     "optimizer.clip_norm": Key(0.0, "global norm of the gradient; 0: none", at_least(0)),
     "optimizer.ema": Key(0.0, "decay of an average of the parameters, used for evaluation; 0: none", FRACTION),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from vae_jax.config import lookup, num_streams
 from vae_jax.data import datasets, preprocess
 from vae_jax.data import order as streams
+from vae_jax.data.splits import Dataset
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation.examples import in_chunks, split_examples, with_entries, with_means, with_q_params
 from vae_jax.keys import seed_keys
@@ -28,7 +29,7 @@ class Setup(NamedTuple):
     """What a run is made of. Nothing in it changes while the run goes on."""
 
     config: Any  # validated, frozen
-    dataset: datasets.Dataset
+    dataset: Dataset
     model: Model
     prepare: Any  # (keys, image) -> x: how the stored images become the model's data
     mesh: jax.sharding.Mesh
@@ -62,7 +63,7 @@ class Setup(NamedTuple):
         return devices.spread(self.mesh)
 
 
-def make_setup(config: Any, num_devices: int = 0, dataset: datasets.Dataset | None = None) -> Setup:
+def make_setup(config: Any, num_devices: int = 0, dataset: Dataset | None = None) -> Setup:
     """Data, model and devices of a run.
 
     Args:
@@ -92,10 +93,12 @@ def make_setup(config: Any, num_devices: int = 0, dataset: datasets.Dataset | No
     return setup
 
 
-def preparation(config, info):
-    """(keys, image) -> x, compiled once: how the stored images become the model's data."""
-    binarization = config.data.binarization
-    binarization = "none" if binarization == "fixed" else binarization  # 'fixed' was drawn when the data was loaded
+def preparation(config, info, fixed="none"):
+    """(keys, image) -> x, compiled once: how the stored images become the model's data.
+
+    fixed: what is done for data.binarization = fixed, whose draws are part of a data set that was loaded.
+    """
+    binarization = fixed if config.data.binarization == "fixed" else config.data.binarization
     return jax.jit(lambda keys, image: preprocess.preprocess(keys, image, info.value_range, binarization))
 
 
