@@ -45,12 +45,13 @@ def keys_with(kind):
 
 
 NAMED = keys_with(lambda expected: not isinstance(expected, str))
+NOT_NEGATIVE = keys_with(lambda expected: expected == "a number >= 0")
 BOUNDED = keys_with(lambda expected: isinstance(expected, str) and expected.startswith("a number from "))
 SHARES = keys_with(lambda expected: expected in ("a number in [0, 1)", "a number in [0, 1]"))
 
 
 def test_every_kind_of_key_is_there():
-    assert len(NAMED) >= 18 and len(BOUNDED) >= 60 and len(SHARES) >= 7
+    assert len(NAMED) >= 18 and len(BOUNDED) >= 60 and len(NOT_NEGATIVE) >= 14 and len(SHARES) >= 7
 
 
 @pytest.mark.parametrize("field", NAMED)
@@ -65,11 +66,16 @@ def test_a_number_outside_its_bounds_is_refused_with_them(field, key):
     """Counts end where an int32 does, and sizes of layers before they could fill a memory."""
     least, most = (int(word) for word in key.check.expected.split()[3::2])
     assert 2 <= most < 2**31
-    whole = [least - 1, most + 1, -(2**40), 10**12]
-    wrong = [least - 0.5, math.nan, math.inf, 1e30] if isinstance(key.default, float) else whole
-    for value in wrong:
+    for value in (least - 1, most + 1, -(2**40), 10**12):
         message = refusal(config_with(field, value))
         assert f"config.{field} = {value!r}" in message and f"from {least} to {most}" in message
+
+
+@pytest.mark.parametrize("field", NOT_NEGATIVE)
+@pytest.mark.parametrize("value", [-0.5, math.nan, math.inf])
+def test_a_negative_rate_or_weight_is_refused(field, value):
+    message = refusal(config_with(field, value))
+    assert f"config.{field} = {value!r}" in message and ">= 0" in message
 
 
 @pytest.mark.parametrize("field", SHARES)
@@ -133,6 +139,14 @@ def test_a_key_too_many_is_refused_with_the_nearest_one():
     config = configuration.default()
     config.train.epoch = 3
     assert refusal(config) == "config.train.epoch does not exist: did you mean config.train.epochs?"
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [("latent_dim", "model.latent_dim"), ("trian.epochs", "train.epochs"), ("fit.samples", "fit.num_samples")],
+)
+def test_a_key_of_that_name_in_another_group_is_meant_first(name, meant):
+    assert configs.unknown_key(name, configuration.keys()).endswith(f"did you mean config.{meant}?")
     assert "--help" in configs.unknown_key("zzz.qqq", configuration.keys())
 
 

@@ -47,6 +47,7 @@ OUTSIDE = {
     "optax": {"models/fits.py", "training"},
     "filelock": {"runs/files.py"},
     "rich": {"console.py"},
+    "PIL": {"reports/page.py"},  # which matplotlib brings
     "numpy": None,
     "jax": None,
 }

@@ -548,7 +548,6 @@ def test_bad_usage_is_one_line(arguments, part, made_up, command):
     assert part in err
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_it_is_a_command():
     done = subprocess.run(
         [sys.executable, "-m", "vae_jax.report", "nowhere"], cwd=ROOT, capture_output=True, text=True, timeout=300

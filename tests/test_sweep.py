@@ -25,9 +25,6 @@ from vae_jax.training import setup as setups
 from vae_jax.training.program import make_program, training_data
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
-]
 
 
 SMALL = {
@@ -344,7 +341,7 @@ def test_a_failure_is_told_at_the_end_in_one_line(swept, monkeypatch, tmp_path):
         (("--sweep.seed=0:2", "--config.seed=4"), ("config.seed is given twice",)),
         (("--sweep.seed=-1:2",), ("config.seed = -1: expected an integer in",)),
         (("--sweep.objective.beta=1,x",), ("config.objective.beta = 'x': expected a number",)),
-        (("--sweep.objective.beta=nan",), ("config.objective.beta = nan: expected a number from 0 to",)),
+        (("--sweep.objective.beta=nan",), ("config.objective.beta = nan: expected a number >= 0",)),
         (("--sweep.model.hidden=8x,4",), ("config.model.hidden = '8x': expected integers joined by x",)),
         (("--sweep.model.prior=vamp,sphere",), ("config.model.prior = 'sphere'", "standard_normal, mixture, vamp")),
         (("--sweep.inference.stop_gradient=1",), ("config.inference.stop_gradient = '1': expected true or false",)),

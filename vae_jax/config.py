@@ -53,6 +53,7 @@ def some_of(*names):
     return Check(allowed, "different names of " + ", ".join(names))
 
 
+NOT_NEGATIVE = Check(lambda value: 0 <= value < float("inf"), "a number >= 0")
 POSITIVE = Check(lambda value: 0 < value < float("inf"), "a number > 0")
 FRACTION = Check(lambda value: 0 <= value < 1, "a number in [0, 1)")
 SHARE = Check(lambda value: 0 <= value <= 1, "a number in [0, 1]")
@@ -103,7 +104,7 @@ KEYS = {
     "fit.natural_rate": Key(
         0.3, "q of held-out examples, the decoder frozen: natural gradients of Gaussians", FRACTION
     ),
-    "fit.learning_rate": Key(5e-2, "Adam on what else q has: flows, factors, the code of an autoencoder", at_least(0)),
+    "fit.learning_rate": Key(5e-2, "Adam on what else q has: flows, factors, the code of an autoencoder", NOT_NEGATIVE),
     "fit.num_samples": Key(8, "draws of z for each example and step", at_least(1)),
     "fit.max_steps": Key(600, "at most so many", at_least(1)),
     "fit.window": Key(50, "steps whose iterates are averaged", at_least(1)),
@@ -123,7 +124,7 @@ KEYS = {
     "gaps.num_samples": Key(5000, "K of IWAE", at_least(1)),
     "gaps.chunk_images": Key(2500, "decoded images in flight: bounds memory, changes no number", at_least(1)),
     "gaps.fit.natural_rate": Key(0.3, "q*: as fit.natural_rate", FRACTION),
-    "gaps.fit.learning_rate": Key(5e-2, "as fit.learning_rate", at_least(0)),
+    "gaps.fit.learning_rate": Key(5e-2, "as fit.learning_rate", NOT_NEGATIVE),
     "gaps.fit.num_samples": Key(8, "draws of z for each example and step", at_least(1)),
     "gaps.fit.max_steps": Key(600, "from each of the two starts", at_least(1)),
     "gaps.fit.window": Key(50, "steps whose iterates are averaged", at_least(1)),
@@ -133,7 +134,7 @@ KEYS = {
     "gaps.flow.layers": Key(4, "of the flow", at_least(1, DEEPEST)),
     "gaps.flow.width": Key(50, "of the hidden layer in each", at_least(1, WIDEST)),
     "gaps.flow.natural_rate": Key(0.1, "as fit.natural_rate, of the Gaussian that the flow bends", FRACTION),
-    "gaps.flow.learning_rate": Key(5e-3, "Adam on the flow's weights", at_least(0)),
+    "gaps.flow.learning_rate": Key(5e-3, "Adam on the flow's weights", NOT_NEGATIVE),
     "gaps.flow.num_samples": Key(32, "draws of z for each example and step", at_least(1)),
     "gaps.flow.max_steps": Key(1500, "at most so many", at_least(1)),
     "gaps.flow.window": Key(50, "steps whose iterates are averaged", at_least(1)),
@@ -242,8 +243,10 @@ def choose(family, name, key):
 
 
 def unknown_key(name, table):
-    """One line for a key that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name, table, 1)
+    """One line for a key that does not exist, with the nearest one that does: first of all of that name elsewhere."""
+    last = name.rpartition(".")[2]
+    alike = [key for key in table if key.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(name, alike, 1, 0) or difflib.get_close_matches(name, table, 1)
     return f"config.{name} does not exist: " + (f"did you mean config.{near[0]}?" if near else "--help lists every key")
 
 

@@ -4,6 +4,7 @@ import argparse
 import io
 import math
 import os
+import signal
 import sys
 import time
 from types import SimpleNamespace
@@ -117,8 +118,12 @@ def table(summary):
     """The final numbers of a summary, a line each."""
     splits = summary["splits"].items()
     rows = [(split, name, number(entry)) for split, found in splits for name, entry in found.items()]
-    notes = [f"note: {note}" for note in summary.get("notes", ())]
-    return "\n".join([*columns(rows), *warnings(summary["splits"]), *notes])
+    return "\n".join([*columns(rows), *remarks(summary)])
+
+
+def remarks(summary):
+    """A line for each thing that a reader of a summary's numbers must know beside them."""
+    return [*warnings(summary["splits"]), *(f"note: {note}" for note in summary.get("notes", ()))]
 
 
 def warnings(splits):
@@ -159,12 +164,29 @@ def guarded(action, interrupted="interrupted"):
     )  # the ± of a number must not end a run where output is ASCII
     try:
         return action()
+    except BrokenPipeError:
+        unread()
+        sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
         fail(stopped, 128 + stopped.signal, "stopped")
     except (UserError, OSError) as error:  # an OSError: what cannot be read or written, and why
         fail(error)
     except KeyboardInterrupt:
         fail(interrupted, status=130)
+
+
+def end_with(text):
+    """Writes a text and ends the process, quietly where nobody reads it to its end, as `| head`."""
+    try:
+        write(text)
+    except BrokenPipeError:
+        unread()
+    sys.exit(0)
+
+
+def unread():
+    """Nobody reads stdout any more: what Python writes at its end goes nowhere, without a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message, status=2, word="error"):

@@ -58,7 +58,7 @@ def test_everything_is_measured_twice_the_same_printed_saved_and_drawn(run, kind
     drawn = (PICTURES - MISSING.get(kind, set())) | DRAWN_TOO.get(kind, set())
     assert drawn <= set(once["figures"])
     assert all((workdir / "figures" / f"{name}.png").stat().st_size > 3000 for name in drawn)
-    assert ("mutual information" in (workdir / "report.html").read_text()) == ("mutual_information" in numbers)
+    assert ("I(x; z)" in (workdir / "report.html").read_text()) == ("mutual_information" in numbers)
     evaluate.evaluate(workdir, {}, 1)
     assert directory.read_summary(workdir) == once
 
@@ -149,6 +149,8 @@ def test_shares_given_for_stored_images_are_noticed(run, capsys):
         (["--mode=sample", "--workdir=runs/x"], "--out is missing"),
         (["--mode=encode", "--workdir=runs/x", "--out=z.npz"], "--data is missing"),
         (["--mode=evaluate"], "--workdir is missing"),
+        (["--mode=evaluate", "--workdir=no/such/run", "--config.eval.num_samples=3"], "is not a run directory"),
+        (["--config.eval.num_samples=3"], "--config is missing"),
         (["--mode=sample", "--workdir=no/such/run", "--out=a.npz"], "is not a run directory"),
     ],
 )

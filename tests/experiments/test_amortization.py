@@ -17,7 +17,6 @@ from vae_jax.reports import tables
 from vae_jax.runs import directory
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "analysis" / "amortization.sh"
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
 
 
 @pytest.mark.parametrize("quick, updates, count", [("", 2784, 27), ("1", 380, 10), ("all", 380, 25)])

@@ -134,7 +134,6 @@ def test_the_completion_script_trains_two_runs_and_draws_both(quick, tmp_path):
     assert first != second and last == [script, f"--out={first}/completions.png", first, second]
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
 def test_a_typo_in_an_override_fails(command):
     status, out, err = command("--config=experiments/mnist.py:quick", "--config.trian.epochs=1")
     assert status == 2 and not out

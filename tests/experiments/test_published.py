@@ -17,7 +17,6 @@ from vae_jax.runs import directory
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "experiments/reproduce").glob("*.sh"))}
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
 
 
 def commands(script, *arguments, **variables):

@@ -24,7 +24,6 @@ from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import setup as setups
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections on Python 3.11
 SECONDS = 600  # for what takes ten or twenty on a quiet machine
 
 RUN = {  # plain SGD, 4 steps an epoch, 5 epochs; what is measured and drawn at the end is little

@@ -405,7 +405,7 @@ def test_report_of_a_run_just_begun_and_of_an_unfinished_one(tmp_path):
         (0.159, 0.0, "0.159"),
         (math.nan, 0.1, "nan"),
         (-math.inf, math.nan, "−inf"),
-        (None, None, "–"),
+        (None, None, ""),
     ],
 )
 def test_numbers_show_two_digits_of_their_standard_error(value, stderr, shown):

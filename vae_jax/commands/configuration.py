@@ -31,6 +31,11 @@ def default():
     return configs.assemble(keys())
 
 
+def get_config(variant=""):
+    """This file is an experiment too: overrides of a mode that reads a run's own configuration need no other."""
+    return default()
+
+
 def validate(config):
     """The configuration, frozen. Raises ConfigError at the first key or combination of keys that is not allowed."""
     configs.check(config, keys())

@@ -91,25 +91,34 @@ def given():
 
 
 def parse(arguments, help_text):
-    """Flags from the command line; an error in them, or in the experiment file, is one line; --help prints a text."""
-    if any(re.fullmatch("--?(help|h|helpshort|helpfull)(=.*)?", argument) for argument in arguments[1:]):
-        print(help_text())
-        sys.exit(0)
+    """Flags from the command line; an error in them, or in the experiment file, is one line; --help prints a text.
+
+    --help beside --config shows the values of that experiment, otherwise the defaults.
+    """
+    asked = [argument for argument in arguments[1:] if re.fullmatch("--?(help|h|helpshort|helpfull)(=.*)?", argument)]
+    arguments = [argument for argument in arguments if argument not in asked]
+    if asked and not any(re.match("--?config(=|$)", argument) for argument in arguments):
+        console.end_with(help_text())
     logging.set_verbosity(logging.ERROR)
-    arguments = with_experiments(arguments)
     try:
+        arguments = with_experiments(arguments)
         require_known_keys(arguments)
         positional = flags.FLAGS(arguments)
         if flags.FLAGS["config"].present:
             getattr(CONFIG.value, "seed", None)  # raises what the experiment file raised, if that was an OSError
             configuration.validate(CONFIG.value)
-        return positional
     except Exception as error:  # an experiment file is anybody's code and may raise anything
         fail(explain(error, arguments))
+    if asked:
+        console.end_with(help_text())
+    return positional
 
 
 def with_experiments(arguments):
-    """The arguments, where --config=NAME, if there is no such file, is the path of the shipped experiment NAME."""
+    """The arguments, where --config=NAME, if there is no such file, is the path of the shipped experiment NAME.
+
+    A mode of a trained run takes overrides without a --config: the run has its own.
+    """
     package = pathlib.Path(__file__).parents[1]
     places = [package / "experiments", package.parent / "experiments"]  # of a wheel, of a checkout
 
@@ -118,6 +127,11 @@ def with_experiments(arguments):
         shipped = [place / f"{name}.py" for place in places if name and (place / f"{name}.py").is_file()]
         return given if os.path.isfile(name) or not shipped else f"{shipped[0]}{colon}{variant}"
 
+    given = "\0".join(arguments)
+    if re.search(r"\0--?config\.", given) and not re.search(r"\0--?config[=\0]", given):
+        if not re.search(r"\0--?mode[=\0](?!train)", given):
+            raise ConfigError("--config is missing; for example --config=experiments/digits.py")
+        arguments = [arguments[0], f"--config={configuration.__file__}", *arguments[1:]]
     joined = re.sub(r"(?<=\0)(--?config[=\0])([^\0]*)", lambda at: at[1] + located(at[2]), "\0".join(arguments))
     return joined.split("\0")
 
@@ -162,14 +176,16 @@ def causes(error):
 
 
 def help_text(doc, shown):
-    """A command's docstring, its flags, and every key of the configuration with its default and meaning."""
+    """A command's docstring, its flags, and every key of the configuration with its value and meaning."""
+    given = flags.FLAGS["config"].present
+    values = configs.flat(CONFIG.value) if given else {name: key.default for name, key in configuration.keys().items()}
     rows = [(f"--{flag.name}", flags.FLAGS[flag.name].help) for flag in shown]
     keys = [
-        (f"--config.{name}={configuration.spelled(key.default)}", configuration.described(key))
+        (f"--config.{name}={configuration.spelled(values[name])}", configuration.described(key))
         for name, key in configuration.keys().items()
     ]
     columns = min(max(shutil.get_terminal_size().columns, 80), 120)
-    title = "Keys of the configuration, with their defaults:"
+    title = f"Keys of the configuration, with {f'the values of {config_path()}' if given else 'their defaults'}:"
     return "\n".join([doc, "Flags:", *columned(rows, columns), "", title, *columned(keys, columns)])
 
 

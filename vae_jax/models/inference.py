@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.config import FRACTION, NO_KEYS, Key, at_least, keys_of, one_of
+from vae_jax.config import FRACTION, NO_KEYS, NOT_NEGATIVE, Key, at_least, keys_of, one_of
 from vae_jax.keys import fold_each
 from vae_jax.models.fits import ASCENTS, Ascent, along
 
@@ -73,7 +73,7 @@ class Inference(NamedTuple):
 ASCENT_KEYS = {
     "ascent": Key("natural", "how q_params climb, in a table or a refinement", one_of(ASCENTS)),
     "natural_rate": Key(0.5, "of natural gradients, at the first update of a visit or refinement", FRACTION),
-    "learning_rate": Key(1e-2, "of adam and momentum, on the gradient of one example's bound", at_least(0)),
+    "learning_rate": Key(1e-2, "of adam and momentum, on the gradient of one example's bound", NOT_NEGATIVE),
     "momentum": Key(0.5, "of ascent = momentum", FRACTION),
     "num_samples": Key(2, "draws of an update or refinement of q_params, in pairs; of elbo and beta", at_least(1)),
 }
@@ -88,7 +88,7 @@ TABLE_KEYS = ASCENT_KEYS | {
 }
 REFINEMENT_KEYS = ASCENT_KEYS | {
     "steps": Key(5, "semi_amortized: refinements of the encoder's q", at_least(0)),
-    "clip_norm": Key(5.0, "semi_amortized: of one example's gradient under momentum and adam; 0: none", at_least(0)),
+    "clip_norm": Key(5.0, "semi_amortized: of one example's gradient under momentum and adam; 0: none", NOT_NEGATIVE),
     "stop_gradient": Key(True, "semi_amortized: the outer gradient takes the refinement for a constant"),
 }
 INFERENCES = {
@@ -99,7 +99,7 @@ INFERENCES = {
 }
 KEYS = {
     "inference.kind": Key("amortized", "how q(z|x) is found", one_of(INFERENCES)),
-    "inference.input_noise": Key(0.0, "denoising: standard deviation added to what the encoder sees", at_least(0)),
+    "inference.input_noise": Key(0.0, "denoising: standard deviation added to what the encoder sees", NOT_NEGATIVE),
     "inference.input_dropout": Key(0.0, "denoising: share of x's elements that the encoder sees as 0", FRACTION),
     **keys_of("inference", INFERENCES),
 }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from vae_jax.config import NO_KEYS, WIDEST, Check, Key, at_least, keys_of, one_of
+from vae_jax.config import NO_KEYS, NOT_NEGATIVE, WIDEST, Check, Key, at_least, keys_of, one_of
 from vae_jax.keys import Use
 from vae_jax.objectives import importance
 from vae_jax.objectives.elbo import Paired
@@ -107,13 +107,13 @@ class Objective(NamedTuple):
 
 
 OWN_KEYS = {
-    "beta": Key(1.0, "weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc", at_least(0)),
-    "reconstruction": Key(1.0, "beta: weight of the reconstruction; 0 leaves the KL alone", at_least(0)),
-    "capacity": Key(0.0, "capacity: nats of KL, a batch's mean, that are free of charge, and asked for", at_least(0)),
-    "free": Key(0.0, "free_bits: nats of KL of each dimension that are free of charge", at_least(0)),
-    "mmd": Key(10.0, "mmd: weight of the squared distance between aggregate posterior and prior", at_least(0)),
-    "code": Key(0.0, "autoencoder: weight of |z|^2 / 2", at_least(0)),
-    "alpha": Key(0.5, "vr: its order; ciwae: the share of the ELBO", at_least(0)),
+    "beta": Key(1.0, "weight of the KL in beta, capacity and mmd, of the total correlation in beta_tc", NOT_NEGATIVE),
+    "reconstruction": Key(1.0, "beta: weight of the reconstruction; 0 leaves the KL alone", NOT_NEGATIVE),
+    "capacity": Key(0.0, "capacity: nats of KL, a batch's mean, that are free of charge, and asked for", NOT_NEGATIVE),
+    "free": Key(0.0, "free_bits: nats of KL of each dimension that are free of charge", NOT_NEGATIVE),
+    "mmd": Key(10.0, "mmd: weight of the squared distance between aggregate posterior and prior", NOT_NEGATIVE),
+    "code": Key(0.0, "autoencoder: weight of |z|^2 / 2", NOT_NEGATIVE),
+    "alpha": Key(0.5, "vr: its order; ciwae: the share of the ELBO", NOT_NEGATIVE),
     "groups": Key(1, "miwae, piwae: groups of the K draws", at_least(1)),
     "partitions": Key(5, "tvo: points of the Riemann sum", at_least(1, 1000)),
     "first": Key(0.03, "tvo: the first of its points after 0", Check(lambda v: 0 < v < 1, "a number in (0, 1)")),

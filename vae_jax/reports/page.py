@@ -6,24 +6,18 @@ in a dark room, and says so where a run is unfinished. Everything that comes fro
 
 import base64
 import html
+import io
 import pathlib
 import string
-import struct
 
 from vae_jax import console
+from vae_jax.reports.names import BITS, named, ordered
 from vae_jax.runs import directory
 
 SPLITS = ("test", "valid", "train")  # the one that counts first
-LABELS = {
-    "nll": "NLL",
-    "cross_entropy": "cross-entropy",
-    "log_px": "log p(x)",
-    "elbo": "ELBO",
-    "log_likelihood": "E[log p(x|z)]",
-    "kl": "KL(q ‖ p)",
-    "active_units": "active units",
-}
-BITS = "_bits_per_dim"  # 'elbo_bits_per_dim' is shown together with 'elbo'
+COLUMNS = ("train", "valid", "test")  # of one table; every other part of a summary has a section of its own
+SECTIONS = {"gaps": "Gaps", "estimators": "Gradient estimators", "off_manifold": "Images unlike the data"}
+FIRST = ("log_px", "inference_gap", "approximation_gap", "amortization_gap")  # what --mode=gaps is asked for
 
 
 def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
@@ -46,14 +40,15 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
     changed = {} if config_default is None else directory.differing(config_default, config)
     environment = directory.read_environment(root)
     command = f"<pre>{escape(environment['command'])}</pre>" if environment.get("command") else ""
-    remarks = console.warnings(splits) if complete else ["The latest of each, as logged in metrics.jsonl."]
+    remarks = console.remarks(summary) if complete else ["The latest of each, as logged in metrics.jsonl."]
     hints = {
         "Numbers": "".join(note(escape(remark)) for remark in remarks),
         "Configuration": note("Marked: what differs from the default, with the default beside it.") if changed else "",
         "Environment": command,
     }
     sections = {
-        "Numbers": numbers_table(splits),
+        "Numbers": numbers_table({name: splits[name] for name in COLUMNS if name in splits}),
+        **{SECTIONS.get(name, named(name)): of_a_kind(name, splits[name]) for name in splits if name not in COLUMNS},
         "Pictures": pictures(root / directory.FIGURES, summary.get("figures", {})),
         "Configuration": nested_table(config, changed),
         "Data": nested_table(directory.read_info(root)),
@@ -111,22 +106,73 @@ def card(name, numbers):
     bits = numbers.get(name + BITS)
     second = f"<div>{measured(bits)} {escape(bits.get('unit') or '')}</div>" if bits else ""
     value = f"<div><b>{measured(numbers[name])}</b> {escape(numbers[name].get('unit') or '')}</div>"
-    return f'<div class="card"><div class="label">{label(name)}</div>{value}{second}</div>'
+    return f'<div class="card"><div class="label">{escape(named(name))}</div>{value}{second}</div>'
 
 
 def numbers_table(splits):
-    """Every number, a column for each split."""
-    columns = sorted(splits, key=lambda split: (*SPLITS, split).index(split))
-    names = ordered(name for split in columns for name in splits[split])
-    if not names:
-        return ""
-    head = "<th></th>" + "".join(f'<th class="n">{escape(split)}</th>' for split in columns) + "<th></th>"
+    """Every number of train, valid and test, a column for each."""
+    names = ordered(name for numbers in splits.values() for name in numbers)
+    unit = lambda name: next((n[name].get("unit") or "" for n in splits.values() if name in n), "")
+    rows = [[named(name), *(measured(n.get(name)) for n in splits.values()), note_of(unit(name))] for name in names]
+    return table(["", *map(escape, splits), ""], rows)
+
+
+def of_a_kind(kind, numbers):
+    """The table of gaps, of gradient estimators, or of any other part of a summary."""
+    if kind == "estimators":
+        return estimators_table(numbers)
+    first = [name for name in FIRST if name in numbers]
+    names = [*first, *(name for name in numbers if name not in first)] if kind == "gaps" else list(numbers)
+    counted = any("num_examples" in numbers[name] for name in names)
+    row = lambda name: [
+        escape(named(name)),
+        measured(numbers[name]),
+        *([f"{numbers[name].get('num_examples', ''):,}" if "num_examples" in numbers[name] else ""] * counted),
+        note_of(numbers[name].get("unit", "") + by_method(numbers[name])),
+    ]
+    return table(["", "", *["examples"] * counted, ""], map(row, names))
+
+
+def by_method(number):
+    return f", by {named(number['method'])}" if "method" in number else ""
+
+
+def estimators_table(numbers):
+    """A row for each estimator and part of the parameters: signal-to-noise ratio, its slope, and the test of a bias."""
+    found = {}
+    for name, number in numbers.items():
+        what = next(ending for ending in ("snr_slope", "snr", "bias_t") if name.endswith(ending))
+        estimator, _, part = name.removesuffix(f"_{what}").partition("_")
+        found.setdefault((estimator, part), {})[what] = number
+    bias = {estimator: row.get("bias_t") for (estimator, part), row in found.items() if not part}
     rows = []
-    for name in names:
-        unit = next((splits[split][name].get("unit") for split in columns if name in splits[split]), None)
-        cells = "".join(f'<td class="n">{measured(splits[split].get(name))}</td>' for split in columns)
-        rows.append(f'<tr><th scope="row">{label(name)}</th>{cells}<td class="note">{escape(unit or "")}</td></tr>')
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    for (estimator, part), row in found.items():
+        if part:
+            cells = [measured(row.get("snr")), measured(row.get("snr_slope")), measured(bias.get(estimator))]
+            rows.append(
+                [f"{escape(estimator.upper())}, {escape(named(part))}", *cells, note_of(row["snr"].get("unit"))]
+            )
+    return table(["", "signal to noise", "slope", "bias, paired t", ""], rows)
+
+
+def table(head, rows):
+    """A table whose first and last columns are words and the others numbers; cells are HTML."""
+    rows = list(rows)
+    if not rows:
+        return ""
+    last = len(head) - 1
+    place = lambda i: ' class="n"' if 0 < i < last else ""
+    cells = "".join(f"<th{place(i)}>{cell}</th>" for i, cell in enumerate(head))
+    heads = f"<thead><tr>{cells}</tr></thead>" if any(head) else ""
+    line = lambda row: (
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td{place(i)}>{cell}</td>" for i, cell in enumerate(row) if i)
+    )
+    body = "".join(f"{line(row)}</tr>" for row in rows)
+    return f'<div class="wide"><table>{heads}<tbody>{body}</tbody></table></div>'
+
+
+def note_of(text):
+    return f'<span class="note">{escape(text or "")}</span>'
 
 
 def latest(metrics):
@@ -138,23 +184,10 @@ def latest(metrics):
     return splits
 
 
-def label(name):
-    base = name.removesuffix(BITS)
-    text = LABELS.get(base, base.replace("_", " "))
-    return escape(f"{text} per dim" if base != name else text)
-
-
-def ordered(names):
-    """Each name once: those of LABELS first and in that order, bits/dim right behind their nats."""
-    names = list(dict.fromkeys(names))
-    bases = list(dict.fromkeys([*LABELS, *(name.removesuffix(BITS) for name in names)]))
-    return sorted(names, key=lambda name: (bases.index(name.removesuffix(BITS)), name))
-
-
 def measured(number):
     """'−86.412 ± 0.031' of an entry of the summary, the error in small print."""
     if number is None or number.get("value") is None:
-        return "–"
+        return ""
     value, plus_minus, error = console.measured(number["value"], number.get("stderr") or None, ",").partition(" ± ")
     shown = value.replace("-", "\N{MINUS SIGN}")
     return f'{shown} <span class="note">± {error}</span>' if plus_minus else shown
@@ -180,10 +213,19 @@ def pictures(folder, captions):
 
 
 def picture(png, caption):
-    width, height = struct.unpack(">II", png[16:24]) if len(png) >= 24 else (1, 1)  # the PNG header says
+    (width, height), png = smaller(png)
     data, caption = base64.b64encode(png).decode(), escape(caption)
     image = f'<img width="{width}" height="{height}" alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure{' class=broad' if width > 1.6 * height else ''}>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def smaller(png):
+    """((width, height), the picture in 256 colours): a third of the bytes; figures/ has every colour."""
+    from PIL import Image  # which matplotlib brings
+
+    image, stream = Image.open(io.BytesIO(png)), io.BytesIO()
+    image.convert("RGB").quantize(256).save(stream, "PNG", optimize=True)
+    return image.size, stream.getvalue()
 
 
 def nested_table(tree, changed=None):

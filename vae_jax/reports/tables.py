@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from vae_jax.console import columns, decimals, measured
 from vae_jax.reports.collect import is_number, spell, spelled
+from vae_jax.reports.names import named
 from vae_jax.reports.statistics import CONFIDENCE, Number, Table, lookup, units_of
 
-LABELS = {"nll": "NLL", "cross_entropy": "cross-entropy", "elbo": "ELBO", "kl": "KL", "log_likelihood": "log p(x|z)"}
-LABELS |= {"train_seconds": "training"}
 ABSENT = "–"
 
 
@@ -73,9 +72,7 @@ def headed(table, name):
 def label(name) -> str:
     """'test NLL' for 'test.nll'."""
     split, _, short = name.rpartition(".")
-    base = short.removesuffix("_bits_per_dim")
-    text = LABELS.get(base, base.replace("_", " "))
-    return f"{split} {text}".strip()
+    return f"{split} {named(short).removesuffix(' per dim')}".strip()
 
 
 def words(row):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vae_jax.config import FRACTION, SHARE, Key, at_least, one_of
+from vae_jax.config import FRACTION, NOT_NEGATIVE, SHARE, Key, at_least, one_of
 from vae_jax.training.muon import scale_by_muon
 
 
@@ -83,7 +83,7 @@ def make_learning_rate(config, num_steps, name="learning_rate"):
 
 KEYS = {
     "optimizer.name": Key("adam", "of optax", one_of(OPTIMIZERS)),
-    "optimizer.learning_rate": Key(1e-3, "at its highest", at_least(0)),
+    "optimizer.learning_rate": Key(1e-3, "at its highest", NOT_NEGATIVE),
     "optimizer.schedule": Key("constant", "or cosine, down to final_fraction of the learning rate", one_of(SCHEDULES)),
     "optimizer.warmup_steps": Key(0, "linear rise of the learning rate from 0", at_least(0)),
     "optimizer.final_fraction": Key(0.01, "cosine: the share of the learning rate left at the end", SHARE),
@@ -91,7 +91,7 @@ KEYS = {
     "optimizer.b2": Key(0.999, "of adam and its kin, lion, and rmsprop (its decay)", FRACTION),
     "optimizer.momentum": Key(0.9, "of sgd, rmsprop and muon", FRACTION),
     "optimizer.newton_schulz_steps": Key(5, "of muon: polynomials that orthogonalize a matrix", at_least(1, 100)),
-    "optimizer.weight_decay": Key(0.0, "of adamw, lion and muon", at_least(0)),
-    "optimizer.clip_norm": Key(0.0, "global norm of the gradient; 0: none", at_least(0)),
+    "optimizer.weight_decay": Key(0.0, "of adamw, lion and muon", NOT_NEGATIVE),
+    "optimizer.clip_norm": Key(0.0, "global norm of the gradient; 0: none", NOT_NEGATIVE),
     "optimizer.ema": Key(0.0, "decay of an average of the parameters, used for evaluation; 0: none", FRACTION),
 }

@@ -1,5 +1,6 @@
 """What a run is made of: data, model, devices, the state it starts from, and the examples it is measured on."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,6 +154,7 @@ def starting_state(setup, workdir, init=None):
     `init`: what `make_init` gave for a setup that shares its programs with this one, so that it is compiled once.
     """
     config, init = setup.config, init or make_init(setup)
+    require_memory(setup, abstract_state(setup, init))
     if checkpoint.latest_step(workdir / load.CHECKPOINTS) is not None:
         return checkpoint.restore(workdir / load.CHECKPOINTS, abstract_state(setup, init))
     state = init(config.seed)
@@ -165,6 +167,27 @@ def starting_state(setup, workdir, init=None):
     old = checkpoint.restore(Path(source) / load.CHECKPOINTS, like, int(number) if number else None, partial=True)
     ema = jax.tree.map(jnp.copy, old["params"]) if config.optimizer.ema else ()
     return state._replace(**old, ema=ema)
+
+
+def require_memory(setup, state):
+    """Raises ConfigError where what a step must at least hold is more than the memory that is free for each device.
+
+    That is the state, a gradient, and K B decoded events with theirs, in float32; XLA needs more, by how much it says
+    only when it has compiled.
+    """
+    size = lambda tree: sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+    events = (
+        setup.config.objective.num_samples * setup.config.train.batch_size * math.prod(setup.dataset.info.event_shape)
+    )
+    shared = size(state.table) + 8 * events
+    needed = size(state._replace(table=())) + size(state.params) + shared // setup.mesh.size
+    free = devices.free_bytes(setup.mesh)
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"this run needs at least {needed / 2**30:.3g} GiB on each device, where {free / 2**30:.3g} are free; "
+            f"its parameters take {size(state.params) / 2**30:.3g}: narrow model.hidden and its like, or lower "
+            "config.train.batch_size or config.objective.num_samples"
+        )
 
 
 def encoded_table(setup):
