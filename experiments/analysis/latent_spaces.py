@@ -30,6 +30,7 @@ from vae_jax.models.model import sample_prior
 from vae_jax.parallel import devices
 from vae_jax.reports import tables
 from vae_jax.runs import directory, load
+from vae_jax.runs import environment as environments
 from vae_jax.training import setup as setups
 
 PCA = "PCA"
@@ -114,7 +115,7 @@ def compare(runs, out):
     numbers = {
         "data": directory.read_info(runs[0]),
         "runs": [str(Path(run)) for run in runs],
-        "environment": directory.environment(),
+        "environment": environments.describe(),
         "about": {space.name: space.about for space in spaces},
         "real_images": summarize(continuity.nearest_distance(images.test[:POINTS], images.train), PER_ELEMENT),
         "models": {s.name: measure(s, d, images) for s, d in zip(spaces, decoded, strict=True)},

@@ -99,6 +99,21 @@ def test_a_run_without_an_encoder_fits_rows_and_one_with_labels_takes_them_in_tu
     assert arrays.sample(loaded, 12, {})["mean"].shape == (12, 8, 8, 1)
 
 
+def test_data_that_were_replaced_are_refused(tmp_path, command):
+    """The same shapes, other images: neither a resume nor a mode takes them for those of the run."""
+    save = lambda seed: np.savez(
+        tmp_path / "set.npz", **{f"x_{part}": np.random.default_rng(seed).random((40, 3)) for part in ("train", "test")}
+    )
+    save(0)
+    given = ["--config=experiments/own_table.py:quick", f"--config.data.path={tmp_path / 'set.npz'}"]
+    given += ["--config.train.batch_size=8", "--config.train.epochs=1", f"--workdir={tmp_path / 'run'}"]
+    assert command(*given)[0] == 0
+    save(1)
+    for arguments in (["--mode=evaluate", f"--workdir={tmp_path / 'run'}"], [*given, "--config.eval.num_samples=7"]):
+        status, _, err = command(*arguments)
+        assert status == 2 and len(err.splitlines()) == 1 and "begun with other data: file " in err
+
+
 def test_what_does_not_fit_is_named(run, untrained_run, tmp_path):
     loaded = load.load_run(run("amortized"))
     with pytest.raises(DataError, match="no array 'x', only z"):

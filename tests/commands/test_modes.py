@@ -22,6 +22,7 @@ from vae_jax.objectives import regularized
 from vae_jax.objectives.elbo import elbo_fn
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, load
+from vae_jax.runs import environment as environments
 from vae_jax.training import program as program_module
 from vae_jax.training import setup as setups
 from vae_jax.training import step
@@ -408,7 +409,7 @@ def encoder_run(root):
     """The directory of an amortized run with a checkpoint of its first parameters: all that `start = encoder` reads."""
     setup, workdir = setups.make_setup(tiny("amortized"), 2), root / "amortized"
     state = setups.make_init(setup)()
-    directory.open_run(workdir, setup.config.to_dict(), setup.dataset.info._asdict(), directory.environment())
+    directory.open_run(workdir, setup.config.to_dict(), setup.dataset.info._asdict(), environments.describe())
     checkpoint.save(workdir / load.CHECKPOINTS, 1, state)
     return setup, workdir, state
 

@@ -396,6 +396,24 @@ def test_real_mnist():
         assert about["sha256"] == files.registered("mnist")[file][1].checksum
 
 
+@pytest.mark.data
+def test_real_fashion_mnist_compressed_anew(tmp_path):
+    """As Debian packs it: other bytes, the same payload, and TFDS's table is not asked."""
+    directory = os.environ.get("VAE_JAX_FASHION_MNIST")
+    if not directory:
+        pytest.skip("VAE_JAX_FASHION_MNIST names no directory")
+    for file in files.FILES:
+        with open(os.path.join(directory, file), "rb") as stream:
+            (tmp_path / file).write_bytes(gzip.compress(gzip.decompress(stream.read()), 1, mtime=7))
+    dataset = datasets.load(config("fashion_mnist", manual_dir=str(tmp_path)))
+    assert [len(s.image) for s in dataset[:3]] == [59_600, 400, 10_000]
+    np.testing.assert_array_equal(dataset.train.label[:5], [9, 0, 0, 3, 0])
+
+
+def test_where_fashion_mnist_is_packed_is_said(official):
+    assert "dataset-fashion-mnist" in refusal("fashion_mnist", manual_dir="/nowhere")
+
+
 # ---- npz
 
 

@@ -22,7 +22,7 @@ NUM, BATCH, STREAMS = 203, 24, 8  # epochs of 8 steps, in each of which 11 examp
 
 
 def make_config(**changes):
-    config = configs.from_experiment("experiments/digits.py", "quick")
+    config = configs.from_experiment("experiments/digits.py", "two_quick")
     config.data.num_train, config.train.batch_size, config.model.hidden = NUM, BATCH, (8,)
     config.train.epochs, config.train.log_every, config.train.eval_every = 3, 5, 3
     config.eval.num_samples, config.eval.max_examples, config.eval.train_examples = 5, 20, 10

@@ -171,7 +171,7 @@ def test_what_would_copy_records_into_memory_is_refused(changes, prepared):
 
 def test_a_run_from_records_is_the_run(prepared, tmp_path, monkeypatch):
     """Trained from disk in windows of two steps: the batches and noise, so the numbers, of data on the device."""
-    c = configs.from_experiment("experiments/digits.py", "quick")
+    c = configs.from_experiment("experiments/digits.py", "two_quick")
     c.data.name, c.data.data_dir, c.data.condition = "small", str(prepared), "label"
     c.model.hidden, c.train.batch_size, c.train.epochs, c.eval.num_samples = (8,), 8, 3, 5
     monkeypatch.setattr(feed, "window_steps", lambda source: 2)

@@ -17,6 +17,7 @@ from vae_jax.commands import configuration
 from vae_jax.errors import RunError
 from vae_jax.reports import page
 from vae_jax.runs import directory, load
+from vae_jax.runs import environment as environments
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "hidden": (200, 100)}, "figures": {"count": 64}, "clip": math.inf}
 INFO = {"event_shape": (8, 8), "num_examples": {"train": 1347}}
@@ -248,7 +249,7 @@ def test_default_workdir_is_one_short_safe_folder_whatever_the_values():
 
 
 def test_environment_is_complete_and_json():
-    found = directory.environment()
+    found = environments.describe()
     json.dumps(found, allow_nan=False)
     assert all(found["packages"].values()) and found["packages"].keys() >= {"jax", "jaxlib", "flax", "optax", "numpy"}
     assert found["devices"].endswith("cpu") and found["argv"] == sys.argv and found["command"].startswith("python ")
@@ -326,6 +327,16 @@ def test_events_hold_the_records_without_tensorflow(tmp_path):
 
 
 # The page.
+
+
+def test_a_resume_with_data_of_another_checksum_is_refused(tmp_path):
+    """Sums of one kind are compared; the path they were read from, and sums that only one of both has, say nothing."""
+    begun = {"source": "a", "path": "a/x.npz", "sums": {"file": "1234"}}
+    opened = lambda provenance: directory.open_run(tmp_path, CONFIG, INFO, ENVIRONMENT, provenance=provenance)
+    assert opened(begun) == "new" and directory.read_data(tmp_path) == begun
+    assert opened(begun | {"path": "b/x.npz"}) == "resume" and opened({"sums": {"tfds": "5"}}) == "resume"
+    with pytest.raises(RunError, match=r"begun with other data: file 1234, now 5678 of b; .* another --workdir"):
+        opened({"source": "b", "sums": {"file": "5678"}})
 
 
 class Checker(html.parser.HTMLParser):

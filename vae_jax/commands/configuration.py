@@ -5,7 +5,7 @@ and objectives declare of themselves, not by their names, so it holds for those 
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -26,7 +26,7 @@ def keys():
     return configs.KEYS | model_keys() | inference.KEYS | objective_keys() | optimizer.KEYS
 
 
-def default():
+def default() -> Any:
     """A configuration with every key at its default."""
     return configs.assemble(keys())
 
@@ -36,7 +36,7 @@ def get_config(variant=""):
     return default()
 
 
-def validate(config):
+def validate(config: Any) -> Any:
     """The configuration, frozen. Raises ConfigError at the first key or combination of keys that is not allowed."""
     configs.check(config, keys())
     for refusal in combinations(config):

@@ -15,6 +15,7 @@ from vae_jax.models import networks
 from vae_jax.parallel import devices, processes
 from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, files, load
+from vae_jax.runs import environment as environments
 from vae_jax.training import setup as setups
 from vae_jax.training import train
 from vae_jax.training.program import batch_source, make_advance, stays_on_host
@@ -74,10 +75,11 @@ def status_everywhere(config, workdir):
 
 def begin(setup, workdir, step):
     """The run, its directory opened by the first process and seen by the others."""
-    environment = directory.environment()
+    environment = environments.describe()
 
     def open_on_first():
-        directory.open_run(workdir, setup.config.to_dict(), setup.dataset.info._asdict(), environment, step)
+        info, provenance = setup.dataset.info._asdict(), setup.dataset.provenance
+        directory.open_run(workdir, setup.config.to_dict(), info, environment, step, provenance)
         return directory.events(workdir, purge_step=step + 1)
 
     events, started = processes.on_first(open_on_first), processes.exchange(environment["started"])[0]

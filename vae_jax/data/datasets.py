@@ -139,10 +139,9 @@ def digits(config):
     image, label = files.read_digits()
     order = np.random.default_rng(0).permutation(len(image))
     everything = Split(image[order, ..., None], label[order])
-    provenance = {
-        "source": f"scikit-learn {importlib.metadata.version('scikit-learn')}, load_digits",
-        "sha256": hashlib.sha256(everything.image.tobytes()).hexdigest(),
-    }
+    digest = hashlib.sha256(everything.image.tobytes()).hexdigest()
+    source = f"scikit-learn {importlib.metadata.version('scikit-learn')}, load_digits"
+    provenance = {"source": source, "sha256": digest, "sums": {"images": digest}}
     train, valid, test = (take(everything, slice(*ends)) for ends in ((0, 1400), (1400, 1497), (1497, 1797)))
     return assemble(config.name, train, valid, test, provenance, value_range=(0.0, 16.0))
 
@@ -160,7 +159,8 @@ def mnist_like(config):
     else:
         arrays, about = files.read_idx(config.name, config.manual_dir, data_dir(config))
         train, test = (Split(arrays[i][..., None], arrays[i + 1].astype(np.int32)) for i in (0, 2))
-        provenance = {"source": "the four official IDX files", "files": about}
+        sums = {"payload": files.sha256("".join(entry["payload"] for entry in about.values()).encode())}
+        provenance = {"source": "the four official IDX files", "files": about, "sums": sums}
     provenance["valid"] = "the last 400 training images"
     return assemble(config.name, *hold_out(train, 400), test, provenance)
 
@@ -230,10 +230,11 @@ def npz(config):
 def identity(path):
     """What tells a file from another, by its content; of a directory, which may be huge, the sizes of its files."""
     if os.path.isdir(path):
-        return {"bytes": {name: os.path.getsize(os.path.join(path, name)) for name in sorted(os.listdir(path))}}
+        sizes = {name: os.path.getsize(os.path.join(path, name)) for name in sorted(os.listdir(path))}
+        return {"bytes": sizes, "sums": {"sizes": files.sha256(repr(sizes).encode())}}
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": os.path.getsize(path)}
+    return {"sha256": digest, "bytes": os.path.getsize(path), "sums": {"file": digest}}
 
 
 def tfds_set(config):

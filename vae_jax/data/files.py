@@ -43,20 +43,27 @@ def read_digits():
 
 # ---- the four files of MNIST and its kin
 
-# of the decompressed bytes of MNIST, so that a file compressed again is accepted and TFDS need not be imported
-PAYLOAD = {
+# of the decompressed bytes, so that a file compressed again is accepted and TFDS need not be imported
+MNIST = {
     "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-PAYLOAD_SHA256, FILES = {"mnist": PAYLOAD}, tuple(PAYLOAD)
+FASHION_MNIST = {
+    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+PAYLOAD_SHA256, FILES = {"mnist": MNIST, "fashion_mnist": FASHION_MNIST}, tuple(MNIST)
 
+DEBIAN = {"fashion_mnist": "; Debian's dataset-fashion-mnist has them in /usr/share/datasets/fashion-mnist"}
 WAYS_ON = "--config.data.manual_dir=DIR reads the four official files in DIR, --config=experiments/digits.py needs none"
 
 
 def read_idx(name, manual_dir, data_dir):
-    """([array uint8 of each of FILES], {file: {'path', 'sha256', 'bytes'}}); images `[N, 28, 28]`, labels `[N]`.
+    """([array uint8 of each of FILES], {file: {'path', 'sha256', ...}}); images `[N, 28, 28]`, labels `[N]`.
 
     Looks in `manual_dir` and nowhere else if one is given, otherwise in TFDS's download cache under `data_dir`, then
     downloads. Raises DataError for a missing or altered file, or without a network.
@@ -78,7 +85,7 @@ def manual_paths(name, directory):
         site = registered(name)[FILES[0]][0].rpartition("/")[0]
         raise DataError(
             f"data {name!r}: manual_dir {directory!r} has no {', '.join(missing)}; get it from {site}/ or leave "
-            f"manual_dir empty to download; {WAYS_ON}"
+            f"manual_dir empty to download; {WAYS_ON}{DEBIAN.get(name, '')}"
         )
     return list(paths.values())
 
@@ -118,7 +125,7 @@ def download(name, data_dir):
         paths = manager.download({file: url for file, (url, _) in urls.items()})
     except Exception as error:  # requests, TFDS and the file system each raise their own kinds
         looked = f"data {name!r} is not under {data_dir!r}, prepared or downloaded, and the download failed"
-        raise DataError(f"{looked}: {one_line(error)}; {WAYS_ON}") from error
+        raise DataError(f"{looked}: {one_line(error)}; {WAYS_ON}{DEBIAN.get(name, '')}") from error
     finally:
         downloader.MAX_RETRIES = retries
     return [os.fspath(paths[file]) for file in FILES]
@@ -155,7 +162,7 @@ def first_hop(url):
 
 
 def read_verified(name, file, path):
-    """(decompressed bytes, {'path', 'sha256', 'bytes'}) of one .gz. Raises DataError unless it is the official one."""
+    """(decompressed bytes, {'path', 'sha256', 'bytes', 'payload'}) of one official .gz. Raises DataError."""
     try:
         with open(path, "rb") as stream:
             packed = stream.read()
@@ -166,7 +173,8 @@ def read_verified(name, file, path):
         payload, reason = gzip.decompress(packed), "wrong checksum"
     except (OSError, EOFError, zlib.error) as error:
         payload, reason = b"", f"broken gzip: {one_line(error)}"
-    if sha256(payload) == PAYLOAD_SHA256.get(name, {}).get(file):
+    about["payload"] = sha256(payload)
+    if about["payload"] == PAYLOAD_SHA256.get(name, {}).get(file):
         return payload, about
     url, official = registered(name)[file]
     if about["sha256"] == official.checksum:

@@ -51,7 +51,7 @@ def write_report(workdir, config_default: dict | None = None) -> pathlib.Path:
         **{SECTIONS.get(name, named(name)): of_a_kind(name, splits[name]) for name in splits if name not in COLUMNS},
         "Pictures": pictures(root / directory.FIGURES, summary.get("figures", {})),
         "Configuration": nested_table(config, changed),
-        "Data": nested_table(directory.read_info(root)),
+        "Data": nested_table(directory.read_info(root) | directory.read_data(root)),
         "Environment": nested_table({k: v for k, v in environment.items() if k not in ("command", "argv")}),
     }
     template = string.Template(pathlib.Path(__file__).with_suffix(".html").read_text("utf-8"))

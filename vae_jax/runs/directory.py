@@ -2,6 +2,7 @@
 
     config.json          the resolved configuration and the format's number; its existence makes the directory a run
     info.json            what the model must know of the data      environment.json   versions, commit, devices, command
+    data.json            where the data came from, with checksums
     metrics.jsonl        one record a line, the source of truth     events.out.*       the same for TensorBoard
     summary.json         final numbers, units, standard errors      report.html        one page made of all of it
     config_history.jsonl what config.json and environment.json were before a resume changed them
@@ -14,17 +15,12 @@ leaves a directory that reads. All JSON is strict: a float that is not finite is
 
 import contextlib
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
 import pathlib
-import platform
 import re
-import shlex
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -34,25 +30,27 @@ from vae_jax.runs import files
 
 FORMAT = 3  # of a run directory: its checkpoints have sums; 0.2.0 wrote 2, and 0.1 no number, which is 1
 CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
+DATA = "data.json"
 METRICS, SUMMARY, REPORT, FIGURES = "metrics.jsonl", "summary.json", "report.html", "figures"
 # All that a run killed before its config.json was in place can have left behind.
 _BEFORE_CONFIG = {
     files.LOCK,
     files.HOLDER,
     INFO,
+    DATA,
     ENVIRONMENT,
-    *(f".{name}.tmp" for name in (CONFIG, INFO, ENVIRONMENT)),
+    *(f".{name}.tmp" for name in (CONFIG, INFO, DATA, ENVIRONMENT)),
 }
 _ABSENT = "(absent)"
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-_PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL")
 
 
 # Opening a run.
 
 
-def open_run(workdir, config: dict, info: dict, environment: dict, step: int | None = None) -> str:
+def open_run(
+    workdir, config: dict, info: dict, environment: dict, step: int | None = None, provenance: dict | None = None
+) -> str:
     """Make or reopen a run: 'new', 'resume' or 'finished'. Raises RunError like `run_status`, before it writes.
 
     A resume may differ in keys of `config.CHANGEABLE`; then config.json follows, config_history.jsonl keeps what it
@@ -62,10 +60,12 @@ def open_run(workdir, config: dict, info: dict, environment: dict, step: int | N
     with _usable(root):
         if status == "new":
             root.mkdir(parents=True, exist_ok=True)
-            for name, value in ((INFO, info), (ENVIRONMENT, environment), (CONFIG, _numbered(config))):  # config last
+            parts = {INFO: info, DATA: provenance or {}, ENVIRONMENT: environment, CONFIG: _numbered(config)}
+            for name, value in parts.items():  # config last
                 _replace(root / name, _dumps(value, indent=2))
         elif status == "resume":
             _refuse(root, "was begun with other data", differing(read_info(root), info), "the same data")
+            require_same_data(root, provenance or {})
             _reopen(root, config, environment)
             if step is not None:
                 truncate_metrics(workdir, step)
@@ -120,27 +120,6 @@ def default_workdir(config_path, overrides: dict) -> str:
     return f"runs/{name}"
 
 
-def environment() -> dict:
-    """What the numbers of this process depend on, its host's name left out. Starts jax's backend."""
-    import jax
-
-    devices = jax.devices()
-    return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "argv": sys.argv,
-        **_git(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "backend": jax.default_backend(),
-        "processes": jax.process_count(),
-        "cpu_count": os.cpu_count(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
-
-
 # Reading and writing its files.
 
 
@@ -170,6 +149,22 @@ def read_config(workdir: Any) -> dict:
 def read_info(workdir) -> dict:
     """What the model must know of the data. Raises RunError if this is no run directory."""
     return _read(workdir, INFO)
+
+
+def read_data(workdir) -> dict:
+    """Where the data came from, {} where that was not stored. Raises RunError if it does not read."""
+    return _read(workdir, DATA) if (pathlib.Path(workdir) / DATA).exists() else {}
+
+
+def require_same_data(workdir, provenance: dict) -> None:
+    """Raises RunError where the run was begun with data of another checksum: sums of one kind are compared."""
+    old, new = read_data(workdir).get("sums", {}), provenance.get("sums", {})
+    for kind in old.keys() & new.keys():
+        if old[kind] != new[kind]:
+            raise RunError(
+                f"{workdir} was begun with other data: {kind} {old[kind]:.100}, now {new[kind]:.100} of "
+                f"{provenance.get('source')}; give the data that it was begun with, or another --workdir"
+            )
 
 
 def read_environment(workdir) -> dict:
@@ -367,22 +362,3 @@ def _revive(value):
 
 def _spell(value) -> str:
     return ",".join(map(_spell, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _version(package: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-
-
-def _git() -> dict:
-    """The commit of this very file, and whether tracked files differ from it; None where git does not track it."""
-    file = pathlib.Path(__file__)
-    if not _run_git("ls-files", file.name):  # an installed copy may lie inside some other project's repository
-        return {"commit": None, "dirty": None}
-    return {"commit": _run_git("rev-parse", "HEAD"), "dirty": bool(_run_git("status", "--porcelain", "-uno"))}
-
-
-def _run_git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None

@@ -22,6 +22,7 @@ from vae_jax.config import flat
 from vae_jax.errors import DeviceError, TrainingError
 from vae_jax.parallel import devices
 from vae_jax.runs import checkpoint, directory, files, load
+from vae_jax.runs import environment as environments
 from vae_jax.training import setup as setups
 from vae_jax.training import train
 from vae_jax.training.program import make_advance, make_members_program, resident, stays_on_host, stream_major_data
@@ -73,7 +74,7 @@ def train_members(members: list[Member], options: Options, finish: Callable) -> 
         raise DeviceError("a sweep runs in one process: start one on each machine, each with its own seeds")
     devices.make_mesh(options.num_devices)  # raises if they are not there
     is_finished = lambda m: directory.run_status(m.workdir, m.config.to_dict()) == "finished"
-    pending, environment, failed = [m for m in members if not is_finished(m)], directory.environment(), {}
+    pending, environment, failed = [m for m in members if not is_finished(m)], environments.describe(), {}
     for alike in group(pending, structure):
         failed |= train_alike(alike, options, environment, finish)
     return failed
@@ -169,7 +170,7 @@ def train_locked(programs, members, size, environment, finish):
     alone, step, runs = devices.each_alone(mesh), int(states[0].step), []
     for i, (setup, member) in enumerate(zip(home, members, strict=True)):
         info = setup.dataset.info._asdict()
-        directory.open_run(member.workdir, setup.config.to_dict(), info, environment, step)
+        directory.open_run(member.workdir, setup.config.to_dict(), info, environment, step, setup.dataset.provenance)
         runs.append(train.Run(setup._replace(mesh=alone[i % len(alone)]), member.workdir, {}, place=i))
     hyper = stacked([setups.hyperparameters(setup.config) for setup in home], size, jnp.stack)
     state, hyper = stack_states(mesh, states, size), devices.put_split(mesh, hyper)

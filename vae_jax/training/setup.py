@@ -18,7 +18,7 @@ from vae_jax.models.fits import make_ascent
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.parallel import devices
-from vae_jax.runs import checkpoint, load
+from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer
 
@@ -225,6 +225,7 @@ def reopen(workdir: str | Path, config: Any = None, num_devices: int = 0) -> tup
     """
     loaded = load.load_run(workdir)
     setup = make_setup(config or loaded.config, num_devices)
+    directory.require_same_data(workdir, setup.dataset.provenance)
     return setup._replace(model=loaded.model), devices.put_replicated(setup.mesh, loaded.params)
 
 
