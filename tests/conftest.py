@@ -86,7 +86,7 @@ def small_config(changes):
     from vae_jax import config as configs
     from vae_jax.commands import configuration
 
-    config = configs.from_experiment(ROOT / "experiments" / "digits.py", "quick")
+    config = configs.from_experiment(ROOT / "experiments" / "digits.py", "two_quick")
     config.model.hidden, config.model.upper_hidden, config.train.epochs = (16,), (8,), 2
     config.data.num_train, config.figures.count, config.fit.max_steps = 200, 4, 20
     config.eval.num_samples, config.eval.elbo_samples, config.eval.curve_examples = 20, 3, 10
@@ -137,12 +137,13 @@ def small_run(tmp_path_factory, trained_run):
 def untrained_run(tmp_path_factory):
     """untrained_run(changes) -> the directory of a small run with a checkpoint of its first parameters, no more."""
     from vae_jax.runs import checkpoint, directory, load
+    from vae_jax.runs import environment as environments
     from vae_jax.training import setup as setups
 
     def make(changes):
         setup, workdir = setups.make_setup(small_config(changes), 1), tmp_path_factory.mktemp("untrained") / "run"
         info = setup.dataset.info._asdict()
-        directory.open_run(workdir, setup.config.to_dict(), info, directory.environment())
+        directory.open_run(workdir, setup.config.to_dict(), info, environments.describe())
         checkpoint.save(workdir / load.CHECKPOINTS, 1, setups.make_init(setup)())
         return workdir
 

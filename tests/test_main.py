@@ -20,7 +20,7 @@ from vae_jax.commands import configuration, train
 from vae_jax.runs import checkpoint, directory, files, load
 
 ROOT = Path(__file__).parents[1]
-DIGITS = "--config=experiments/digits.py:quick"
+DIGITS = "--config=experiments/digits.py:two_quick"
 SMALL = (
     DIGITS,
     "--config.model.hidden=16",
@@ -168,7 +168,7 @@ def test_the_report_needs_no_other_file(finished):
     assert page.count("data:image/png;base64,") >= 4
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!["']|data:|#)|url\((?!data:)|@import""", page)
     test = directory.read_summary(finished[0])["splits"]["test"]
-    assert f"{test['nll']['value']:.2f}" in page and "experiments/digits.py:quick" in page
+    assert f"{test['nll']['value']:.2f}" in page and "experiments/digits.py:two_quick" in page
 
 
 def test_a_pipe_gets_plain_lines(finished):
@@ -515,7 +515,7 @@ def test_help_lists_every_key_with_its_default_and_meaning(command):
 
 
 def test_help_beside_an_experiment_has_its_values(command):
-    status, out, _ = command("--config=digits:quick", "--config.seed=5", "--help")
+    status, out, _ = command("--config=digits:two_quick", "--config.seed=5", "--help")
     assert status == 0 and "with the values of" in out
     assert "--config.train.epochs=20 " in out and "--config.seed=5 " in out
 

@@ -250,7 +250,7 @@ def swept(in_process):
     return partial(in_process, sweep)
 
 
-DIGITS = "--config=experiments/digits.py:quick"
+DIGITS = "--config=experiments/digits.py:two_quick"
 TINY = (
     DIGITS,
     "--config.model.hidden=8",

@@ -51,7 +51,7 @@ def test_the_wheels_command_trains_a_shipped_experiment_far_from_the_checkout(wh
         command = [sys.executable, "-c", program, *arguments]
         return subprocess.run(command, cwd=away, env=environment, capture_output=True, text=True)
 
-    done = started("--config=digits:quick", "--workdir=run", *TINY)
+    done = started("--config=digits:two_quick", "--workdir=run", *TINY)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path / "site")) and (away / "run" / "report.html").is_file()
     missing = started("--config=nothing")
@@ -63,8 +63,8 @@ def test_an_experiment_is_found_by_its_name_after_its_path(command, tmp_path, mo
     from vae_jax.commands import flags
 
     shipped = str(ROOT / "experiments" / "digits.py")
-    given = ["main", "--config=digits:quick", "--config.seed=1", "--config", "digits", "--config=experiments/digits.py"]
-    changed = ["main", f"--config={shipped}:quick", "--config.seed=1", "--config", shipped, given[-1]]
+    given = ["main", "--config=digits:two", "--config.seed=1", "--config", "digits", "--config=experiments/digits.py"]
+    changed = ["main", f"--config={shipped}:two", "--config.seed=1", "--config", shipped, given[-1]]
     assert flags.with_experiments(given) == changed
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").write_text("mine")

@@ -27,7 +27,7 @@ for k in $samples; do
             --config.seed="${SEED:-0}" --workdir="$RUNS/$method-k$k" "${measured[@]}" "$@"
     done
 done
-run python -m vae_jax.main --config=experiments/digits.py --config.seed="${SEED:-0}" --workdir="$RUNS/digits" \
+run python -m vae_jax.main --config=experiments/digits.py:two --config.seed="${SEED:-0}" --workdir="$RUNS/digits" \
     --config.estimators.num_samples=4,16,64,256 --config.estimators.num_draws=1000 "$@"
 wait_for_runs
 [[ -f "$RUNS/digits/estimators.npz" ]] || run python -m vae_jax.main --mode=estimators --workdir="$RUNS/digits"

@@ -5,11 +5,13 @@ set -euo pipefail
 . "$(dirname "$0")/run.sh"
 
 file=${CONFIG%%:*}
+fixed=--config.data.binarization=fixed # one q is for one x
+case $CONFIG in *digits.py*) [[ $CONFIG == *:two* ]] || fixed= ;; esac # grey images need none
 for kind in amortized per_datapoint semi_amortized; do
   config=${file%.py}_$kind.py${CONFIG#"$file"}
   [ $kind != amortized ] || config=$CONFIG
   for seed in 0 1 2; do
-    run python -m vae_jax.main --config="$config" --config.data.binarization=fixed \
+    run python -m vae_jax.main --config="$config" $fixed \
       --config.seed=$seed "$@" --workdir="$RUNS/$kind-seed=$seed"
   done
 done

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -204,7 +203,7 @@ def test_the_mode_prints_saves_and_draws(run, capsys):
         # more draws, less variance: the ELBO's falls as 1/K
         assert values["variance"][0, 0, 1] / values["variance"][0, 1, 1] == pytest.approx(4, rel=0.5)
     assert (run / "figures" / "estimators.png").stat().st_size > 5000
-    assert re.search("iwae.encoder.snr", (run / "report.html").read_text())
+    assert "IWAE, encoder" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

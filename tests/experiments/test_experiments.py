@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SHIPPED = {"digits", "ppca"}  # sets that need neither files nor a network
 IMAGES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "kmnist": (28, 28, 1), "digits": (8, 8, 1), "ppca": (8,)}
-IMAGES["cifar10"] = (32, 32, 3)
+IMAGES |= {"cifar10": (32, 32, 3), "npz": (28, 20)}
 
 
 def load(path):

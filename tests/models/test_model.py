@@ -22,6 +22,7 @@ SHAPES = [(8, 8, 1), (5,), (4, 4, 3)]
 
 def make_config(likelihood="bernoulli", hidden=(6, 4), **changes):
     config = configuration.default()
+    config.data.binarization = "none"  # a density of coin flips is refused
     config.model.update({"likelihood": likelihood, "hidden": hidden, "latent_dim": Z, **changes})
     return configuration.validate(config)
 

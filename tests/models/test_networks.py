@@ -169,6 +169,19 @@ def conv_config(**changes):
     return config
 
 
+def test_images_without_channels_are_those_of_one(key):
+    """`[H, W]`: the same weights, the same numbers as `[H, W, 1]`."""
+    config = conv_config()
+    x, z = jax.random.uniform(key, (3, 9, 8)), jax.random.normal(key, (2, 3, 5))
+    encoder = networks.make_encoder(config, {"mean": (5,)})
+    flat, deep = (networks.make_decoder(config, shape, 1) for shape in ((9, 8), (9, 8, 1)))
+    params = encoder.init(key, x)
+    np.testing.assert_array_equal(encoder.apply(params, x)["mean"], encoder.apply(params, x[..., None])["mean"])
+    params = flat.init(key, z)
+    with_axis = params | {"output": {"bias": params["output"]["bias"][:, :, None]}}
+    np.testing.assert_array_equal(flat.apply(params, z)[..., 0], deep.apply(with_axis, z)[..., 0, 0])
+
+
 @pytest.mark.parametrize("name, between", [("conv", 0), ("conv", 1), ("resnet", 2)])
 def test_convolutions_mirror_each_other(name, between, key):
     """Features from x to z and back, kernels 3x3; a doubling emits four times its features."""

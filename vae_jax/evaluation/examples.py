@@ -15,7 +15,7 @@ from vae_jax.distributions.protocol import has_density
 from vae_jax.keys import Use, fold_each, split_keys
 from vae_jax.models.fits import fit_q_params
 from vae_jax.models.model import Model
-from vae_jax.objectives.elbo import Paired, elbo_fn
+from vae_jax.objectives.elbo import Paired, draw, elbo_fn
 from vae_jax.parallel.devices import ONE_DEVICE, Spread, fetch
 
 
@@ -214,5 +214,5 @@ def mean_of_q(model, params, chunk):
     q = model.make_q(params, chunk["q_params"])
     if isinstance(q, Normal | FullNormal | LowRankNormal | Dirac):
         return q.mean
-    z = q.sample(fold_each(chunk["key"], Use.EVAL_MEAN), (MEAN_DRAWS,))
+    z, _ = draw(fold_each(chunk["key"], Use.EVAL_MEAN), q, MEAN_DRAWS)
     return jax.tree.map(lambda z: z.mean(0), z)

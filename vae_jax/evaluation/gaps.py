@@ -30,6 +30,7 @@ from vae_jax.evaluation.shortfall import best_of, make_runner, mean_log_weight, 
 from vae_jax.keys import Use, fold_each
 from vae_jax.models.fits import natural
 from vae_jax.models.model import sample_prior
+from vae_jax.objectives.elbo import draw
 from vae_jax.parallel.devices import ONE_DEVICE
 
 BOUNDS = ("iwae_q", "iwae_q_star", "ais_q", "ais_prior")  # on log p(x), from below
@@ -127,7 +128,7 @@ def start_flow(model, params, chunk, flow):
     if isinstance(q, Normal):
         mean, log_std = q.mean, jnp.broadcast_to(q.log_std, q.mean.shape)
     else:
-        z = q.sample(fold_each(chunk["key"], 0), (MOMENTS,))
+        z, _ = draw(fold_each(chunk["key"], 0), q, MOMENTS)
         mean, log_std = z.mean(0), jnp.log(z.std(0))
     weights = partial(init_coupling, latent_dim=mean.shape[-1], layers=flow.layers, width=flow.width)
     return {"mean": mean, "log_std": log_std, "flow": jax.vmap(weights)(fold_each(chunk["key"], 1))}

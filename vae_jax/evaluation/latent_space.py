@@ -62,14 +62,14 @@ def most_used(mean, count):
 def posterior_draws(model, params, chunk, count):
     """The mean of p(x|z) at draws of z from each example's q: `[B, count, *event]`."""
     q = model.make_q(params, chunk["q_params"])
-    z = q.sample(fold_each(chunk["key"], Use.POSTERIOR), (count,))
+    z, _ = draw(fold_each(chunk["key"], Use.POSTERIOR), q, count)
     return jnp.swapaxes(model.decode(params, z, chunk.get("condition")).mean, 0, 1)
 
 
 @partial(jax.jit, static_argnums=0)
 def aggregate_draws(model, params, chunk):
     """One draw of z from each example's q, `[B, Z]`: draws of the aggregate posterior."""
-    z = model.make_q(params, chunk["q_params"]).sample(fold_each(chunk["key"], Use.POSTERIOR_DRAW), (1,))
+    z, _ = draw(fold_each(chunk["key"], Use.POSTERIOR_DRAW), model.make_q(params, chunk["q_params"]), 1)
     return jax.tree.map(lambda leaf: leaf[0], z)
 
 

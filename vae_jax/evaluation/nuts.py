@@ -16,6 +16,7 @@ from blackjax.diagnostics import effective_sample_size, potential_scale_reductio
 from vae_jax.evaluation.bounds import SAMPLES_AT_ONCE
 from vae_jax.evaluation.examples import summarize
 from vae_jax.keys import Use
+from vae_jax.objectives.elbo import draw
 
 
 def sample(keys, examples, target, config):
@@ -53,8 +54,8 @@ def of_posterior(model, params, chunk, path_of, config):
 @partial(jax.jit, static_argnums=(0, 3))
 def of_other(model, params, chunk, count):
     """`describe` of chunk["z"] where it is there, or else of `count` draws of q."""
-    draw = lambda: model.make_q(params, chunk["q_params"]).sample(chunk["key"], (count,)).swapaxes(0, 1)
-    return describe(model, params, chunk, chunk["z"] if "z" in chunk else draw())
+    of_q = lambda: draw(chunk["key"], model.make_q(params, chunk["q_params"]), count)[0].swapaxes(0, 1)
+    return describe(model, params, chunk, chunk["z"] if "z" in chunk else of_q())
 
 
 def describe(model, params, chunk, z):

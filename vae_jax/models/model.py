@@ -176,9 +176,10 @@ def families_of(config):
 def require_fit(config, prior, event_shape, condition_shape):
     """Raises ConfigError where data are not what networks and prior of `config` (config.model) need."""
     for part in ("encoder", "decoder"):
-        if choose(networks.NETWORKS, config[part], f"model.{part}").images and len(event_shape) != 3:
+        if choose(networks.NETWORKS, config[part], f"model.{part}").images and len(event_shape) not in (2, 3):
             raise ConfigError(
-                f"config.model.{part} = {config[part]} needs images [H, W, C], not {list(event_shape)}: use mlp"
+                f"config.model.{part} = {config[part]} needs images [H, W, C] or [H, W], not {list(event_shape)}: "
+                "use mlp"
             )
     if not condition_shape and not config.latent_dim:
         raise ConfigError(

@@ -119,7 +119,7 @@ def convolution(features, stride=1, bias=True, init=None):
 
 
 class ConvEncoder(nn.Module):
-    """x `[B, H, W, C]` -> for each of `channels` a convolution of stride 2 and residual blocks -> MLPEncoder.
+    """x `[B, H, W, C]`, or `[B, H, W]` -> for each of `channels` one of stride 2 and residual blocks -> dense.
 
     Between two changes of size stand `between` further convolutions.
     """
@@ -134,6 +134,7 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, x, condition=None):
         act = ACTIVATIONS[self.activation]
+        x = x[..., None] if x.ndim == 3 else x
         for number, features in enumerate(self.channels):
             for _ in range(self.between if number else 0):
                 x = act(convolution(x.shape[-1])(x))
@@ -157,8 +158,8 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z, condition=None):
         act = ACTIVATIONS[self.activation]
-        height, width, depth = self.event_shape
-        sizes = [(height, width)]
+        height, width, depth = (*self.event_shape, 1)[:3]
+        sizes: list[tuple] = [(height, width)]
         for _ in self.channels:
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
         h = MLP(self.widths, self.activation)(with_condition(z, condition))
@@ -172,7 +173,8 @@ class ConvDecoder(nn.Module):
             for _ in range(self.between if number else 0):
                 h = convolution(features[number])(act(h))
             h = act(h) if number else h
-        return OutputBias(name="output")(h.reshape(*z.shape[:-1], *self.event_shape, self.num_outputs))
+        outputs = h.reshape(*z.shape[:-1], *self.event_shape, self.num_outputs)
+        return OutputBias(len(self.event_shape) + 1, name="output")(outputs)
 
 
 class Doubling(nn.Module):
@@ -199,11 +201,13 @@ def alike(key, shape, dtype):
 
 
 class OutputBias(nn.Module):
-    """A bias for each element of the last four axes: [H, W, C, num_outputs]."""
+    """A bias for each element of the last axes, [H, W, C, num_outputs]."""
+
+    axes: int
 
     @nn.compact
     def __call__(self, h):
-        return h + self.param("bias", nn.initializers.zeros, h.shape[-4:])
+        return h + self.param("bias", nn.initializers.zeros, h.shape[-self.axes :])
 
 
 class Architecture(NamedTuple):
@@ -214,7 +218,7 @@ class Architecture(NamedTuple):
 
     encoder: Callable  # (config, heads {name: shape}) -> Network from x to q_params
     decoder: Callable  # (config, event_shape, num_outputs) -> Network from z to what a likelihood reads
-    images: bool = False  # takes events [H, W, C] alone
+    images: bool = False  # takes events [H, W, C] and [H, W] alone
     keys: dict = NO_KEYS  # of config.model, that these networks alone read
 
 
