@@ -231,7 +231,7 @@ def expected(check):
 
 
 def refused(name, value, what):
-    shown = repr(value)
+    shown = " ".join(repr(value).split())
     return ConfigError(f"config.{name} = {shown if len(shown) < 80 else shown[:77] + '...'}: expected {what}")
 
 

@@ -1,6 +1,7 @@
 """`--mode=gaps` on run directories: what it prints and leaves, and what it refuses."""
 
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,13 @@ def test_gaps_of_a_run_are_printed_saved_and_drawn(run, capsys):
     assert {"gaps", "posteriors", "curves"} <= set(summary["figures"])
     assert (run / "figures" / "gaps.png").stat().st_size > 5000
     assert "approximation" in (run / "report.html").read_text()
+
+
+def test_where_nobody_may_write_the_numbers_are_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    diagnose.finish(tmp_path, "gaps", None, {}, {}, {}, "the numbers")
+    said = capsys.readouterr().out
+    assert said.startswith("the numbers\n") and "saved nowhere" in said and not [*tmp_path.iterdir()]
 
 
 def test_keys_of_the_run_itself_are_refused(run):

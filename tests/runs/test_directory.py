@@ -293,7 +293,7 @@ def test_a_resumed_run_writes_the_metrics_of_an_unbroken_one(tmp_path):
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"st\n{"step": 3}\n')
     for act in (lambda: directory.read_metrics(tmp_path), lambda: directory.truncate_metrics(tmp_path, 1)):
         with pytest.raises(RunError) as caught:
             act()
@@ -337,6 +337,38 @@ def test_a_resume_with_data_of_another_checksum_is_refused(tmp_path):
     assert opened(begun | {"path": "b/x.npz"}) == "resume" and opened({"sums": {"tfds": "5"}}) == "resume"
     with pytest.raises(RunError, match=r"begun with other data: file 1234, now 5678 of b; .* another --workdir"):
         opened({"source": "b", "sums": {"file": "5678"}})
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '{"step": 1}', '{"step": "1", "split": "train"}', '{"split": "test"}'])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n' + line + "\n")
+    with pytest.raises(RunError, match=r"^line 2 of metrics\.jsonl in .* is no record"):
+        directory.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("summary", [{}, {"splits": None}, {"splits": 3, "complete": True}])
+def test_a_summary_without_splits_is_one_line(tmp_path, summary):
+    open_run(tmp_path)
+    directory.write_summary(tmp_path, summary)
+    with pytest.raises(RunError, match=r"summary\.json in .* holds no splits"):
+        directory.read_summary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "steps, lost",
+    [
+        ([10, 20, 30, 35], []),
+        ([10, 30, 35], [(11, 20)]),
+        ([20, 30, 35], [(1, 10)]),
+        ([10, 20, 30], [(31, 35)]),
+        ([], [(1, 35)]),
+        ([10, 20], [(21, 35)]),
+    ],
+)
+def test_records_that_are_lost_are_known_by_their_steps(steps, lost):
+    """Records of ten steps each, the last of five; those of valid and test tell nothing."""
+    records = [{"step": step, "split": "train"} for step in steps] + [{"step": 20, "split": "valid"}]
+    assert directory.lost_steps(records, 10, 35) == lost
 
 
 class Checker(html.parser.HTMLParser):

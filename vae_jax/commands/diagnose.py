@@ -10,14 +10,13 @@ import numpy as np
 
 from vae_jax import console
 from vae_jax.commands.configuration import changed, spelled
-from vae_jax.commands.evaluate import save
+from vae_jax.commands.evaluate import save, say_where, writing
 from vae_jax.config import flat
 from vae_jax.errors import ConfigError, UserError
 from vae_jax.evaluation import summary, with_q_params
 from vae_jax.models.inference import has_table
 from vae_jax.models.model import families_of
 from vae_jax.parallel import devices
-from vae_jax.runs import directory, files
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
@@ -76,11 +75,12 @@ def estimators(workdir, overrides, num_devices=0):
 
 def finish(workdir, name, config, numbers, values, pictures, text):
     """Saves numbers, arrays with their settings, and pictures with the run's own, and prints the numbers."""
-    with files.locked(workdir):
-        np.savez(Path(workdir) / f"{name}.npz", **values, settings=json.dumps(config.to_dict()))
-        save(Path(workdir), name, numbers, pictures)
     console.write(text)
-    console.write(f"report    {Path(workdir) / directory.REPORT}")
+    with writing(workdir) as saved:
+        if saved:
+            np.savez(Path(workdir) / f"{name}.npz", **values, settings=json.dumps(config.to_dict()))
+            save(Path(workdir), name, numbers, pictures)
+    say_where(Path(workdir), saved)
 
 
 def require_no_larger(workdir, mode, config):

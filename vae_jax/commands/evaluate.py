@@ -1,5 +1,7 @@
 """--mode=evaluate: every number and picture of a trained run, into its summary and its report."""
 
+import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +25,29 @@ def evaluate(workdir, overrides, num_devices=0):
     """Measures and draws everything there is of a trained run; saves it with the run's own numbers and prints them."""
     workdir = Path(workdir)
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
-    with files.locked(workdir):
+    with writing(workdir) as saved:
         numbers, drawn = measure_and_draw(setup, params, workdir)
+        console.write(console.table({"splits": numbers}))
         require_finite(numbers, workdir, setup.num_steps)
-        for split, entries in numbers.items():
+        for split, entries in numbers.items() if saved else ():
             save(workdir, split, entries, drawn if split == "test" else {})
-    console.write(console.table({"splits": numbers}))
-    console.write(f"report    {workdir / directory.REPORT}")
+    say_where(workdir, saved)
+
+
+@contextlib.contextmanager
+def writing(workdir):
+    """Holds a run directory as its only writer and gives True; False where nobody may write there."""
+    if not os.access(workdir, os.W_OK):
+        yield False
+        return
+    with files.locked(workdir):
+        yield True
+
+
+def say_where(workdir, saved):
+    """Where the results are."""
+    nowhere = f"note: {workdir} cannot be written, so these numbers are saved nowhere; copy the run to keep them"
+    console.write(f"report    {workdir / directory.REPORT}" if saved else nowhere)
 
 
 def measure_and_draw(setup, params, workdir):

@@ -130,6 +130,9 @@ def conclude(run, step, num_params, splits, draw):
     """Pictures, summary.json and the report of a run that has been measured; returns the summary."""
     records = directory.read_metrics(run.workdir)
     figures, notes = draw_or_note(run.workdir, partial(draw, records))
+    lost = directory.lost_steps(records, run.setup.window, run.setup.num_steps)
+    parts = ", ".join(f"{first:,} to {last:,}" for first, last in lost)
+    notes += [f"{directory.METRICS} has lost steps {parts}: curves and training time are of the rest"] * bool(lost)
     summary = {
         "complete": not not_finite(splits),
         "step": step,

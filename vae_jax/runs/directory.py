@@ -185,7 +185,10 @@ def read_summary(workdir: Any) -> dict | None:
         RunError: where this is no run directory.
     """
     read_config(workdir)
-    return _read(workdir, SUMMARY) if (pathlib.Path(workdir) / SUMMARY).exists() else None
+    summary = _read(workdir, SUMMARY) if (pathlib.Path(workdir) / SUMMARY).exists() else None
+    if summary is not None and not isinstance(summary.get("splits"), dict):
+        raise RunError(f"{SUMMARY} in {workdir} holds no splits: remove it, and the command of the run writes it anew")
+    return summary
 
 
 def write_summary(workdir, summary: dict) -> None:
@@ -209,9 +212,32 @@ def read_metrics(workdir: Any) -> list:
         The records, in order.
 
     Raises:
-        RunError: at a line that is not JSON.
+        RunError: at a line that is not JSON, or no record.
     """
-    return [_loads(line, f"line {number} of {METRICS} in {workdir}") for number, line in enumerate(_lines(workdir), 1)]
+    return [_record(line, f"line {number} of {METRICS} in {workdir}") for number, line in enumerate(_lines(workdir), 1)]
+
+
+def _record(line, where):
+    record = _loads(line, where)
+    if isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("split"), str):
+        return record
+    raise RunError(f"{where} is no record, {record!s:.40}: remove that line, or train anew in another --workdir")
+
+
+def lost_steps(records: list, window: int, last: int) -> list[tuple[int, int]]:
+    """(first, last) of the steps that training has recorded and of which no record is there any more.
+
+    Args:
+        records: of `read_metrics`.
+        window: steps of one record, at most.
+        last: the step that training has reached.
+
+    Returns:
+        The gaps in order.
+    """
+    found = sorted({record["step"] for record in records if record["split"] == "train"})
+    begun = [(end - 1) // window * window for end in found]  # each record's own first step, less one
+    return [(end + 1, start) for end, start in zip([0, *found], [*begun, last], strict=True) if end < start]
 
 
 def truncate_metrics(workdir, step: int) -> None:

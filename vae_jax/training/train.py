@@ -20,7 +20,7 @@ from vae_jax.evaluation.examples import with_q_params
 from vae_jax.evaluation.summary import measure_bound
 from vae_jax.models import networks
 from vae_jax.parallel import processes
-from vae_jax.runs import checkpoint, directory, load
+from vae_jax.runs import checkpoint, directory, files, load
 from vae_jax.training import setup as setups
 from vae_jax.training import stop
 from vae_jax.training.step import State, evaluation_params
@@ -86,12 +86,19 @@ def fit(
                 progress.line(f"epoch {done / setup.epoch_steps:.4g}, valid: {spelled(on_valid)}")
             if due[1] or signal:
                 for run in runs:
-                    checkpoint.save(run.workdir / load.CHECKPOINTS, done, own(run))
+                    save(run, done, own(run))
     progress.close()
     if signal:
         saved = f"after step {done:,} of {num_steps:,}, which is saved: the same command goes on from there"
         raise Stopped(saved, signal)
     return state, failed
+
+
+def save(run, done, state):
+    """A checkpoint, the records up to it on the disk before it counts."""
+    if processes.first():
+        files.sync(run.workdir / directory.METRICS)
+    checkpoint.save(run.workdir / load.CHECKPOINTS, done, state)
 
 
 def log(run, step, split, values):
