@@ -80,17 +80,18 @@ def leaves_of(tree, prefix=""):
 def interrupted(kind, number, how, out, rng):
     """Trains one run `how`-ed at random moments until it has been `number` times, then to its end; what went wrong."""
     cache, workdir, done, wrong = out / "cache", out / f"{kind}-{how}", 0, []
-    began = time.monotonic()
-    process = start(RUNS[kind], out / f"{kind}-whole", cache)
-    if process.wait() != 0:
-        return 0, [f"{kind}: {process.stderr.read()[-300:]}"]
+    for place in (f"{kind}-whole", f"{kind}-{how}-timed"):  # the second has its programs from the first
+        began = time.monotonic()
+        error = start(RUNS[kind], out / place, cache).communicate()[1]
+        if error:
+            return 0, [f"{kind}: {error[-300:]}"]
     whole, round_ = time.monotonic() - began, 0
     while done < number:
         place, round_ = workdir.with_name(f"{workdir.name}-{round_}"), round_ + 1
         while done < number:
             process = start(RUNS[kind], place, cache)
             try:
-                process.wait(rng.uniform(0.2, 1) * whole)
+                process.wait(rng.uniform(0.3, 1) * whole)
             except subprocess.TimeoutExpired:
                 process.send_signal(getattr(signal, how))
                 done += 1

@@ -17,7 +17,8 @@ from vae_jax import console
 from vae_jax.commands import configuration
 from vae_jax.commands import train as command
 from vae_jax.commands.train import train_run
-from vae_jax.errors import Stopped, TrainingError
+from vae_jax.errors import ConfigError, Stopped, TrainingError
+from vae_jax.parallel import devices
 from vae_jax.reports import page
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import optimizer, train
@@ -218,6 +219,15 @@ def test_a_signal_saves_the_steps_under_way_and_the_same_command_goes_on(
     assert steps_of(own, "train") == steps_of(plain, "train") and steps_of(own, "valid") == steps_of(plain, "valid")
     for ours, theirs in zip(params_at(own), params_at(plain), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_compiles(tmp_path, monkeypatch):
+    """By what a step must at least hold: here one decoded batch of a hundred draws with its gradient."""
+    monkeypatch.setattr(devices, "free_bytes", lambda mesh: 2 * 4 * 100 * 100 * 64)
+    config = small(train__batch_size=100, objective__name="iwae", objective__num_samples=100)
+    with pytest.raises(ConfigError, match=r"needs at least 0\.0\d+ GiB on each device, where 0\.00477 are free"):
+        train_run(config, tmp_path / "run", 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_last_update_is_checked(fit_only, tmp_path):

@@ -23,7 +23,7 @@ def snr_lines(values) -> Figure:
         values: {'names' `[E]`, 'num_samples' `[K]`, 'parts' `[P]`, 'snr_norm' and 'snr_norm_stderr' `[E, K, P]`}.
 
     Returns:
-        The picture, a panel for each part of the model.
+        The picture, a panel for each part of the model; grey lines have the slopes 1/2 and -1/2.
     """
     counts, parts = values["num_samples"], list(values["parts"])
     figure, axes = panels(len(parts), len(parts), (4.6, 4.1), (0.0, 0.0))
@@ -35,6 +35,7 @@ def snr_lines(values) -> Figure:
         ax.set_xscale("log", base=2)
         ax.set_xticks(counts, [str(count) for count in counts])
         log_axis(ax, "y")
+        slopes(ax, counts, values["snr_norm"][:, :, column])
         ax.set_xlabel("Draws K of z for each example")
         ax.set_title(f"{str(parts[column]).capitalize()}", fontsize=11, loc="left")
         plain(ax)
@@ -42,6 +43,16 @@ def snr_lines(values) -> Figure:
     figure.suptitle("Signal-to-noise ratio of gradient estimators", fontsize=11)
     legend(figure, "right center", axes[-1])
     return figure
+
+
+def slopes(ax, counts, values):
+    """Grey lines through the middle: √K, what theory says of STL and DReG, and 1/√K, of IWAE's encoder."""
+    limits, ends = ax.get_ylim(), values[:, [0, -1]]
+    middle = np.exp(np.log(ends[ends > 0]).mean()) if np.any(ends > 0) else 1.0
+    for power, label, style in ((0.5, "√K", "--"), (-0.5, "1/√K", ":")):
+        line = middle * (counts / np.sqrt(counts[0] * counts[-1])) ** power
+        ax.plot(counts, line, color="#999999", linewidth=1, linestyle=style, label=label, zorder=1)
+    ax.set_ylim(limits)
 
 
 LEVELS = (0.05, 0.25, 0.6, 0.9)  # contours, as shares of the greatest density

@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from vae_jax.plotting.toolkit import BLACK, BLUE, ORANGE, panels, plain
 
@@ -11,18 +11,18 @@ SPLITS = {
     "valid": {"color": ORANGE, "linewidth": 1.2, "marker": "o", "markersize": 3, "zorder": 3},
     "test": {"color": BLACK, "linewidth": 1.0, "linestyle": ":", "marker": "*", "markersize": 10, "zorder": 4},
 }
-PANELS = {  # what a record holds -> the panel's title, and the sign that turns it into something to bring down
-    "elbo": ("Loss (−ELBO)", -1),
-    "objective": ("Loss (−objective)", -1),  # only where there is no ELBO, as with autoencoders
-    "log_likelihood": ("Reconstruction (−log p(x|z))", -1),
-    "kl": ("KL(q || p)", 1),
+PANELS = {  # what a record holds -> the panel's title
+    "elbo": "ELBO",
+    "objective": "objective",  # only where there is no ELBO, as with autoencoders
+    "log_likelihood": "E[log p(x|z)]",
+    "kl": "KL(q || p)",
 }
 
 
 def training_curves(records) -> Figure:
-    """Loss and its two terms during training, nats per example: -elbo, or -objective where there is no ELBO, and
+    """The bound and its two terms during training, nats per example; the objective where there is no ELBO.
 
-        -elbo = -log_likelihood + kl.
+        elbo = log_likelihood - kl; what of the start leaves a panel is drawn whole in its corner, over log time.
 
     Args:
         records: the dicts of metrics.jsonl, `{"epoch", "step", "split", "elbo", ...}`; what is missing or not finite
@@ -37,9 +37,8 @@ def training_curves(records) -> Figure:
         return no_panel(figure)
     time = "epoch" if all("epoch" in record for record in records) else "step"
     for ax, name in zip(axes, names, strict=True):
-        title, sign = PANELS[name]
-        _curves_panel(ax, {split: curve(records, split, time, name, sign) for split in SPLITS})
-        ax.set_title(title, fontsize=11, loc="left", pad=24)  # the legend stands between title and axes
+        _curves_panel(ax, {split: curve(records, split, time, name) for split in SPLITS})
+        ax.set_title(PANELS[name], fontsize=11, loc="left", pad=24)  # the legend stands between title and axes
         ax.set(xlabel=time.capitalize(), ylabel="nats per example")
     return figure
 
@@ -60,10 +59,10 @@ def finite(record, key):
     return record.get(key) is not None and bool(np.isfinite(record[key]))
 
 
-def curve(records, split, time, key, sign) -> np.ndarray:
+def curve(records, split, time, key) -> np.ndarray:
     """The split's (times [T], values [T]), finite ones only, in order of time."""
     own = [r for r in records if r.get("split") == split and finite(r, key) and finite(r, time)]
-    points = sorted((r[time], sign * r[key]) for r in own)
+    points = sorted((r[time], r[key]) for r in own)
     return np.array(points, float).reshape(-1, 2).T
 
 
@@ -77,11 +76,25 @@ def _curves_panel(ax, curves):
             ax.axhline(value[-1], **style | {"marker": None})
         every = max(1, len(time) // 40) if "marker" in style else None
         ax.plot(time, value, label=f"{split} {value[-1]:.4g}", markevery=every, **style)
-    ax.set_ylim(robust_limits(list(curves.values())))
+    low, high = ax.set_ylim(robust_limits(list(curves.values())))
+    time, value = curves.get("train", np.empty((2, 0)))
+    if np.any((value < low) | (value > high)):
+        whole_run(ax, time, value)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=max(time[-1] for time, _ in curves.values()) >= 6))
     tight = {"frameon": False, "fontsize": 9, "handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 1.0}
     ax.legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), borderpad=0.2, ncols=3, **tight)
     plain(ax)
+
+
+def whole_run(ax, time, value):
+    """The training curve from its first record on, small, over log time, in the right corner that it leaves empty."""
+    ends_high = value[-1] > np.mean(ax.get_ylim())
+    inset = ax.inset_axes((0.56, 0.1 if ends_high else 0.58, 0.42, 0.36))
+    inset.plot(time, value, **SPLITS["train"] | {"linewidth": 1.0})
+    inset.set_xscale("log")
+    inset.xaxis.set_minor_locator(NullLocator())
+    inset.yaxis.set_major_locator(MaxNLocator(2))
+    inset.tick_params(labelsize=7, length=2)
 
 
 def robust_limits(curves) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def draw_run(config, dataset, model, params, test, records, codes) -> dict:
     Returns:
         {name: (Figure, caption)}.
     """
-    drawn = {"curves": (training_curves(records), "Loss and its two terms, per example, during training.")}
+    drawn = {"curves": (training_curves(records), "The bound and its two terms, per example, during training.")}
     if model.latent_dim:
         shown = first(test, PAIRS)
         drawn["reconstructions"] = (
