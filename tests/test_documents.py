@@ -15,6 +15,7 @@ import pytest
 from vae_jax import main
 from vae_jax.commands import configuration
 from vae_jax.models.families import POSTERIORS
+from vae_jax.models.networks import NETWORKS
 from vae_jax.objectives.loss import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,17 @@ def commands(page):
 
 def snippets(page):
     return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def as_shipped():
+    """What an experiment file adds to a family is gone after the test."""
+    families = (POSTERIORS, OBJECTIVES, NETWORKS)
+    before = [dict(family) for family in families]
+    yield
+    for family, members in zip(families, before, strict=True):
+        family.clear()
+        family.update(members)
 
 
 ALL = [pytest.param(line, id=f"{page.stem}: {line[:60]}") for page in PAGES for line in commands(page)]
@@ -82,8 +94,7 @@ def get_config(variant=""):
 
 
 @pytest.mark.slow
-def test_the_posterior_of_the_readme_trains(command, tmp_path, monkeypatch):
-    monkeypatch.setitem(POSTERIORS, "laplace", None)
+def test_the_posterior_of_the_readme_trains(command, tmp_path):
     (source,) = (code for code in snippets(ROOT / "README.md") if "laplace" in code)
     (tmp_path / "laplace.py").write_text(source + WITH_LAPLACE)
     status, out, err = command(f"--config={tmp_path / 'laplace.py'}", f"--workdir={tmp_path / 'run'}")
@@ -92,11 +103,10 @@ def test_the_posterior_of_the_readme_trains(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_weight_of_an_own_loss_is_swept(in_process, tmp_path, monkeypatch):
+def test_the_weight_of_an_own_loss_is_swept(in_process, tmp_path):
     """The snippet of docs/own-data.md, a file of its own: two values of its key in one program, and they differ."""
     from vae_jax import sweep
 
-    monkeypatch.setitem(OBJECTIVES, "small", None)
     (source,) = (code for code in snippets(ROOT / "docs" / "own-data.md") if "OBJECTIVES" in code)
     (tmp_path / "own.py").write_text(source)
     digits = ("--config.data.name=digits", "--config.train.epochs=3", "--config.model.hidden=16")

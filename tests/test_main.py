@@ -118,7 +118,15 @@ def records(workdir):
 def test_a_run_directory_is_complete(finished):
     workdir, _ = finished
     names = {re.sub(r"\d{5,}.*", "", path.name) for path in workdir.iterdir()}
-    texts = {"config.json", "environment.json", "info.json", "metrics.jsonl", "summary.json", "report.html"}
+    texts = {
+        "config.json",
+        "environment.json",
+        "info.json",
+        "data.json",
+        "metrics.jsonl",
+        "summary.json",
+        "report.html",
+    }
     assert names == {*texts, ".lock", "checkpoints", "figures", "events.out.tfevents."}
     pictures = {"curves", "reconstructions", "samples", "latent"}
     assert {path.stem for path in (workdir / "figures").glob("*.png")} == pictures
@@ -479,7 +487,7 @@ def test_overrides_name_the_default_workdir(command, monkeypatch):
     monkeypatch.setattr(train, "train_run", lambda config, workdir, *_: seen.append(str(workdir)) or summary)
     for arguments in ([], ["--config.seed=3", "--config.model.hidden=8,9"], ["--config.eval.num_samples=7"]):
         assert command(DIGITS, *arguments)[0] == 0
-    assert seen == ["runs/digits-quick", "runs/digits-quick-hidden=8,9-seed=3", "runs/digits-quick"]
+    assert seen == [f"runs/digits-two_quick{changes}" for changes in ("", "-hidden=8,9-seed=3", "")]
 
 
 def test_a_mistake_as_a_shell_sees_it(run, tmp_path):

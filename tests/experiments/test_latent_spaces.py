@@ -122,7 +122,7 @@ def test_runs_that_cannot_stand_in_one_table_are_refused(tmp_path):
         info = {"event_shape": [8, 8, 1], "name": "digits", "num_train": 1400}
         info |= {"num_classes": 10, "value_range": [0, 16], "condition_shape": None}
         directory.open_run(tmp_path / name, config.to_dict(), info, {})
-        directory.write_summary(tmp_path / name, {"complete": complete})
+        directory.write_summary(tmp_path / name, {"complete": complete, "splits": {}})
         return str(tmp_path / name)
 
     one = fake("one")

@@ -58,7 +58,7 @@ LONG = {**RUN, "train.epochs": 60, "train.checkpoint_every": 20, "train.eval_eve
 def arguments(settings):
     spelled = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else value
     return [
-        f"--config={ROOT / 'experiments/digits.py'}",
+        f"--config={ROOT / 'experiments/digits.py'}:two",
         *(f"--config.{key}={spelled(value)}" for key, value in settings.items()),
     ]
 
@@ -140,7 +140,7 @@ def require_success(processes):
 
 
 def config_of(settings):
-    config = configs.from_experiment(ROOT / "experiments/digits.py")
+    config = configs.from_experiment(ROOT / "experiments/digits.py", "two")
     config.update_from_flattened_dict(settings)
     return configuration.validate(config)
 
@@ -331,7 +331,7 @@ def test_an_address_or_a_number_that_is_none_is_refused():
 
 
 def test_a_process_that_finds_no_others_is_one_line(tmp_path):
-    flags = ["--config=experiments/digits.py", f"--workdir={tmp_path}", "--process_id=1"]
+    flags = ["--config=experiments/digits.py:two", f"--workdir={tmp_path}", "--process_id=1"]
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     options = {"cwd": ROOT, "env": environment | {"JAX_PLATFORMS": "cpu"}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-m", "vae_jax.main", *flags], timeout=SECONDS, **options)

@@ -112,15 +112,15 @@ def use_cores():
 
 def free_bytes(mesh):
     """Memory that is free for each device of a mesh, a CPU's divided by them; None where that cannot be known."""
-    device = mesh.devices.flat[0]
-    stats = device.memory_stats() or {}
+    own = mesh.local_devices  # others do not tell
+    stats = own[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     try:
         available = re.search(r"MemAvailable:\s+(\d+) kB", pathlib.Path("/proc/meminfo").read_text())
     except OSError:
         return None
-    return int(available[1]) * 1024 // mesh.size if available else None
+    return int(available[1]) * 1024 // len(own) if available else None
 
 
 def program_bytes(compiled):

@@ -68,7 +68,7 @@ def palette(values) -> list:
 
 
 def training_curves(table, records, by=None) -> Figure:
-    """Loss, reconstruction and KL during training, a line for each setting.
+    """The bound, reconstruction and KL during training, a line for each setting.
 
     Args:
         table: what `make_table` gave.
@@ -93,17 +93,16 @@ def training_curves(table, records, by=None) -> Figure:
 
 
 def curves_panel(ax, drawn, records, split, name):
-    title, sign = PANELS[name]
     curves = []
     for line in drawn:
         runs = [records[run.path] for row in line.rows for run in row.runs.values()]
-        time, mean, stderr = mean_curve([curve(one, split, "epoch", name, sign) for one in runs])
+        time, mean, stderr = mean_curve([curve(one, split, "epoch", name) for one in runs])
         style = {**line.style, "marker": line.style["marker"] if len(time) < 30 else None}
         toolkit.band(ax, time, mean, stderr, label=line.label, **style)
         curves += [np.array([time, mean])] if len(time) else []
     if curves:
         ax.set_ylim(robust_limits(curves))
-    ax.set_title(f"{split.capitalize()}: {title}", fontsize=10)
+    ax.set_title(f"{split.capitalize()}: {PANELS[name]}", fontsize=10)
     ax.set(xlabel="Epoch", ylabel="nats per example")
     ax.xaxis.set_major_locator(MaxNLocator(6))
     plain(ax)

@@ -113,45 +113,41 @@ def numbers_table(splits):
     """Every number of train, valid and test, a column for each."""
     names = ordered(name for numbers in splits.values() for name in numbers)
     unit = lambda name: next((n[name].get("unit") or "" for n in splits.values() if name in n), "")
-    rows = [[named(name), *(measured(n.get(name)) for n in splits.values()), note_of(unit(name))] for name in names]
-    return table(["", *map(escape, splits), ""], rows)
+    cells = lambda name: [measured(numbers.get(name)) for numbers in splits.values()]
+    return table(["", *map(escape, splits), ""], ([escape(named(n)), *cells(n), note_of(unit(n))] for n in names))
 
 
 def of_a_kind(kind, numbers):
     """The table of gaps, of gradient estimators, or of any other part of a summary."""
     if kind == "estimators":
         return estimators_table(numbers)
-    first = [name for name in FIRST if name in numbers]
-    names = [*first, *(name for name in numbers if name not in first)] if kind == "gaps" else list(numbers)
-    counted = any("num_examples" in numbers[name] for name in names)
-    row = lambda name: [
-        escape(named(name)),
-        measured(numbers[name]),
-        *([f"{numbers[name].get('num_examples', ''):,}" if "num_examples" in numbers[name] else ""] * counted),
-        note_of(numbers[name].get("unit", "") + by_method(numbers[name])),
-    ]
+    first = [name for name in FIRST if name in numbers] if kind == "gaps" else []
+    names = [*first, *(name for name in numbers if name not in first)]
+    counted = any("num_examples" in number for number in numbers.values())
+
+    def row(name):
+        number = numbers[name]
+        count = f"{number['num_examples']:,}" if "num_examples" in number else ""
+        by = f", by {named(number['method'])}" if "method" in number else ""
+        return [escape(named(name)), measured(number), *[count] * counted, note_of((number.get("unit") or "") + by)]
+
     return table(["", "", *["examples"] * counted, ""], map(row, names))
-
-
-def by_method(number):
-    return f", by {named(number['method'])}" if "method" in number else ""
 
 
 def estimators_table(numbers):
     """A row for each estimator and part of the parameters: signal-to-noise ratio, its slope, and the test of a bias."""
     found = {}
     for name, number in numbers.items():
-        what = next(ending for ending in ("snr_slope", "snr", "bias_t") if name.endswith(ending))
+        what = next((ending for ending in ("snr_slope", "snr", "bias_t") if name.endswith(ending)), "")
         estimator, _, part = name.removesuffix(f"_{what}").partition("_")
         found.setdefault((estimator, part), {})[what] = number
     bias = {estimator: row.get("bias_t") for (estimator, part), row in found.items() if not part}
     rows = []
     for (estimator, part), row in found.items():
         if part:
-            cells = [measured(row.get("snr")), measured(row.get("snr_slope")), measured(bias.get(estimator))]
-            rows.append(
-                [f"{escape(estimator.upper())}, {escape(named(part))}", *cells, note_of(row["snr"].get("unit"))]
-            )
+            label, unit = f"{estimator.upper()}, {named(part)}", row.get("snr", {}).get("unit")
+            numbers = row.get("snr"), row.get("snr_slope"), bias.get(estimator)
+            rows.append([escape(label), *map(measured, numbers), note_of(unit)])
     return table(["", "signal to noise", "slope", "bias, paired t", ""], rows)
 
 

@@ -17,7 +17,7 @@ from vae_jax.keys import seed_keys
 from vae_jax.models.fits import make_ascent
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives.loss import OBJECTIVES
-from vae_jax.parallel import devices
+from vae_jax.parallel import devices, processes
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import step
 from vae_jax.training.optimizer import make_optimizer
@@ -154,7 +154,7 @@ def starting_state(setup, workdir, init=None):
     `init`: what `make_init` gave for a setup that shares its programs with this one, so that it is compiled once.
     """
     config, init = setup.config, init or make_init(setup)
-    require_memory(setup, abstract_state(setup, init))
+    processes.everywhere(lambda: require_memory(setup, abstract_state(setup, init)))
     if checkpoint.latest_step(workdir / load.CHECKPOINTS) is not None:
         return checkpoint.restore(workdir / load.CHECKPOINTS, abstract_state(setup, init))
     state = init(config.seed)
