@@ -29,4 +29,6 @@ def get_config(variant=""):
     config.model.latent_dim = 10
     config.model.likelihood = "beta_binomial"
     config.model.levels = 17
+    if variant:
+        config.eval.num_samples, config.eval.max_examples = 100, 100
     return config

@@ -268,7 +268,7 @@ def test_a_width_takes_a_program_of_its_own(swept, tmp_path):
     asked = "--sweep.model.hidden=4,6x5", "--sweep.seed=0:2"
     status, out, err = swept(*wide, *asked, f"--workdir={tmp_path}", "--devices=1")
     assert status == 0, err
-    rest = "digits-quick-epochs=1-hidden={}-seed={}"  # keys of eval make no other run
+    rest = "digits-two_quick-epochs=1-hidden={}-seed={}"  # keys of eval make no other run
     directories = [tmp_path / rest.format(hidden, seed) for hidden in ("4", "6,5") for seed in (0, 1)]
     assert sorted(tmp_path.iterdir()) == sorted(directories)
     for workdir, hidden in zip(directories, [(4,), (4,), (6, 5), (6, 5)], strict=True):

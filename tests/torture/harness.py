@@ -95,14 +95,15 @@ def interrupted(kind, number, how, out, rng):
             except subprocess.TimeoutExpired:
                 process.send_signal(getattr(signal, how))
                 done += 1
-            error, status = process.stderr.read(), process.wait()
+            error = process.communicate()[1]
+            status = process.returncode
             if "Traceback" in error or status not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
                 wrong.append(f"{kind}, {how}: status {status}: {error[-300:]}")
             if status == 0:
                 break
         process = start(RUNS[kind], place, cache)
-        error = process.stderr.read()
-        if process.wait() != 0 or outcome(place) != outcome(out / f"{kind}-whole"):
+        error = process.communicate()[1]
+        if process.returncode or outcome(place) != outcome(out / f"{kind}-whole"):
             wrong.append(f"{kind}: {place} is not the run that nobody stopped: {error[-300:]}")
     return done, wrong
 

