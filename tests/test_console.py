@@ -153,3 +153,12 @@ def test_the_table_lists_every_split_and_number():
         ["test", "elbo", "1.50", "±", "0.25", "nats"],
         ["test", "kl", "1.5", "nats"],
     ]
+
+
+@pytest.mark.parametrize("sigma, warned", [(1.0, True), (0.41, True), (0.39, False), (0.026, False), (0.02, True)])
+def test_a_sigma_far_from_the_error_is_a_warning(sigma, warned):
+    """Four times the root mean squared error, 0.1, to either side; without a sigma there is nothing to say."""
+    numbers = {"squared_error": {"value": 0.01, "stderr": 0.001}, "sigma": {"value": sigma, "stderr": None}}
+    lines = console.warnings({"test": numbers})
+    assert len(lines) == warned and all("reconstructions of test are off by 0.1" in line for line in lines)
+    assert not console.warnings({"test": {"squared_error": numbers["squared_error"]}})

@@ -14,6 +14,7 @@ from vae_jax.errors import Stopped, UserError
 
 QUIET_SECONDS = 15  # between plain progress lines
 SHORT = 0.05  # nats; what a fit of q may fall short, or twice its standard error, before a warning
+FAR = 4  # times the root mean squared error; a sigma further off is worth a warning
 FEW = 0.01  # share of the draws; an effective sample size below it is worth a warning
 RATE_SECONDS = 600  # over which the rate is taken; the first update, which compiled, never counts
 
@@ -128,7 +129,7 @@ def remarks(summary):
 
 def warnings(splits):
     """A line for each thing in the numbers of splits that makes them doubtful."""
-    return [*short_fits(splits), *collapsed(splits), *few_effective(splits)]
+    return [*short_fits(splits), *collapsed(splits), *few_effective(splits), *far_sigma(splits)]
 
 
 def collapsed(splits):
@@ -144,6 +145,16 @@ def few_effective(splits):
         if "ess" in numbers and numbers["ess"]["value"] < FEW * (draws := int(numbers["ess"]["unit"].split()[1])):
             ess = f"{numbers['ess']['value']:.3g} of {draws}"
             yield f"warning: the effective sample size of log p(x) on {split} is {ess}: more config.eval.num_samples"
+
+
+def far_sigma(splits):
+    """Where a normal likelihood is much blunter, or sharper, than what is reconstructed."""
+    for split, numbers in splits.items():
+        if {"sigma", "squared_error"} <= numbers.keys():
+            sigma, rms = numbers["sigma"]["value"], numbers["squared_error"]["value"] ** 0.5
+            if not 1 / FAR < sigma / max(rms, 1e-30) < FAR:
+                way = "config.model.sigma_mode = optimal finds one, or set config.model.sigma near it"
+                yield f"warning: sigma is {sigma:.3g} where reconstructions of {split} are off by {rms:.3g}: {way}"
 
 
 def short_fits(splits):

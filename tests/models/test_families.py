@@ -18,6 +18,7 @@ from vae_jax.distributions.basic import Normal, StandardNormal
 from vae_jax.errors import ConfigError, DataError
 from vae_jax.evaluation import bounds, latent_space
 from vae_jax.evaluation.examples import latent_means
+from vae_jax.evaluation.generation import normal_sigma
 from vae_jax.keys import Use, split_keys
 from vae_jax.models import families
 from vae_jax.models.model import make_model, sample_prior
@@ -74,6 +75,15 @@ def test_a_learned_sigma_begins_where_the_config_says(mode, shape):
     model, params, _ = make(likelihood="normal", sigma=0.3, sigma_mode=mode)
     assert params["likelihood"]["log_sigma"].shape == shape
     np.testing.assert_allclose(model.decode(params, jnp.zeros((1, 1, Z))).log_std, np.log(0.3), rtol=1e-5)
+
+
+def test_the_sigma_of_a_trained_model_is_told():
+    """The geometric mean of an event's; nothing where p(x|z) is no normal."""
+    examples = {"mean": np.zeros((5, Z), np.float32)}
+    model, params, _ = make(likelihood="normal", sigma=0.3, sigma_mode="per_dimension")
+    params["likelihood"]["log_sigma"] = params["likelihood"]["log_sigma"].at[0].add(1.0)
+    assert normal_sigma(model, params, examples) == pytest.approx(0.3 * np.exp(0.25), rel=1e-5)
+    assert normal_sigma(*make(likelihood="bernoulli")[:2], examples) is None
 
 
 def test_the_optimal_sigma_is_the_root_mean_squared_error():

@@ -339,6 +339,11 @@ def test_a_resume_with_data_of_another_checksum_is_refused(tmp_path):
         opened({"source": "b", "sums": {"file": "5678"}})
 
 
+def test_a_directory_that_is_deleted_under_a_run_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"gone/run is gone: it was moved or deleted"):
+        directory.append_metrics(tmp_path / "gone" / "run", {"step": 1, "split": "train"})
+
+
 @pytest.mark.parametrize("line", ["[]", "3", '{"step": 1}', '{"step": "1", "split": "train"}', '{"split": "test"}'])
 def test_a_line_that_is_no_record_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n' + line + "\n")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.distributions.basic import Normal
 from vae_jax.evaluation.examples import in_chunks
 from vae_jax.keys import Use, fold_each
 from vae_jax.models.model import Model, sample_each_prior, sample_prior
@@ -50,6 +51,21 @@ def squared_error(model, params, examples, config, spread):
 def squared_errors(model, params, chunk):
     error = (chunk["image"] - reconstruct(model, params, chunk)) ** 2
     return error.reshape(len(error), -1).mean(-1)
+
+
+def normal_sigma(model: Model, params: Any, examples: dict) -> float | None:
+    """sigma of a normal p(x|z), the geometric mean over an event where elements have their own.
+
+    Args:
+        model, params: the trained model.
+        examples: 'mean' as `with_means` makes it, and where there is one 'condition', each `[N, ...]`.
+
+    Returns:
+        sigma, in units of x; None where p(x|z) is of another family.
+    """
+    z = jax.tree.map(lambda mean: jnp.asarray(mean)[None, :1], examples["mean"])
+    p = model.decode(params, z, examples["condition"][:1] if "condition" in examples else None)
+    return float(jnp.exp(p.log_std.mean())) if isinstance(p, Normal) else None
 
 
 @partial(jax.jit, static_argnums=(0, 3))

@@ -9,7 +9,7 @@ from vae_jax.errors import TrainingError
 from vae_jax.evaluation import latent_space
 from vae_jax.evaluation.bounds import bound_numbers, likelihood_numbers
 from vae_jax.evaluation.examples import entry, summarize
-from vae_jax.evaluation.generation import squared_error
+from vae_jax.evaluation.generation import normal_sigma, squared_error
 from vae_jax.evaluation.shortfall import make_runner, shortfall_numbers
 from vae_jax.models.model import Model
 from vae_jax.parallel.devices import ONE_DEVICE, Spread
@@ -134,6 +134,8 @@ def measure_all(
         run = make_runner(model, params, config.eval.chunk_images, spread)
         numbers |= shortfall_numbers(run, examples, config.fit)
     numbers["squared_error"] = summarize(squared_error(*rest), "per element")
+    if (sigma := normal_sigma(model, params, examples)) is not None:
+        numbers["sigma"] = entry(sigma, "of p(x|z)")
     layers = examples["mean"] if isinstance(examples["mean"], dict) else {"": examples["mean"]}
     for layer, mean in layers.items():
         if mean.shape[-1]:  # otherwise a model without z

@@ -12,6 +12,7 @@ LABELS = {
     "kl": "KL",
     "active_units": "active units",
     "squared_error": "squared error",
+    "sigma": "sigma",
     "ess": "effective sample size",
     "pareto_k": "Pareto k",
     "pareto_k_high": "Pareto k > 0.7",

@@ -198,8 +198,11 @@ def write_summary(workdir, summary: dict) -> None:
 
 def append_metrics(workdir, record: dict) -> None:
     """Add one record, {'step': int, 'epoch': float, 'split': str, name: number...}, as a whole line."""
-    with open(pathlib.Path(workdir) / METRICS, "ab") as file:
-        file.write(_dumps(record).encode() + b"\n")
+    try:
+        with open(pathlib.Path(workdir) / METRICS, "ab") as file:
+            file.write(_dumps(record).encode() + b"\n")
+    except FileNotFoundError as error:
+        raise RunError(f"{workdir} is gone: it was moved or deleted while a run wrote into it") from error
 
 
 def read_metrics(workdir: Any) -> list:
