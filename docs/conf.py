@@ -76,6 +76,5 @@ def signature(value):
         result = text.rpartition(") -> ")[2] if ") -> " in text else ""
         text = "(\n" + "".join(f"    {argument},\n" for argument in map(str, found.parameters.values())) + ")"
         text += f" -> {result}" * bool(result)
-    return re.sub(r"jax\.(jaxlib\._jax|_src\.basearray)\.Array|jaxlib\._jax\.Array", "jax.Array", text).replace(
-        "typing.", ""
-    )
+    text = re.sub(r"jax\.(jaxlib\._jax|_src\.basearray)\.Array|jaxlib\._jax\.Array", "jax.Array", text)
+    return re.sub(r"\b(typing|collections\.abc|vae_jax(\.\w+)*)\.(?=[A-Z])", "", text)

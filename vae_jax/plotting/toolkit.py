@@ -131,14 +131,18 @@ def _pad_white(images, axis, amount):
 
 
 def picture(pixels, title, columns, ticks=(), labels=(), cell=0.6) -> Figure:
-    """A figure whose one axes shows `pixels`, `columns` cells of `cell` inches wide, with row labels at its left."""
+    """A figure whose one axes shows `pixels`, `columns` cells of `cell` inches wide, with row labels at its left.
+
+    The title of a wide picture is larger, since on a page all are as wide as the text.
+    """
     width, height = columns * cell, columns * cell * pixels.shape[0] / pixels.shape[1]
-    edge, top = 0.1, 0.35  # inches; laid out by hand, so that the picture keeps its exact size
+    fontsize = max(11, columns)
+    edge, top = 0.1, 0.032 * fontsize  # inches; laid out by hand, so that the picture keeps its exact size
     left = edge + 0.08 * max(map(len, labels), default=0)
-    size = left + max(width, 0.09 * len(title)) + edge, edge + height + top
+    size = left + max(width, 0.0082 * fontsize * len(title)) + edge, edge + height + top
     figure = Figure(figsize=size)
     ax = figure.add_axes((left / size[0], edge / size[1], width / size[0], height / size[1]))
     show(ax, pixels, aspect="auto")
-    ax.set_title(title, fontsize=11, loc="left")
+    ax.set_title(title, fontsize=fontsize, loc="left")
     ax.set_yticks(ticks, labels, fontsize=9)
     return figure
