@@ -32,6 +32,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(summary, "bound_numbers", lambda *_: bound)
     monkeypatch.setattr(summary, "likelihood_numbers", lambda *_: both("nll") | {"ess": summarize([2.0], "of 4")})
     monkeypatch.setattr(summary, "squared_error", lambda *_: [0.5])
+    monkeypatch.setattr(summary, "normal_sigma", lambda *_: None)
 
     def measured(likelihood, x, levels=17):
         config = configuration.default()
