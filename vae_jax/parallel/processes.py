@@ -38,7 +38,7 @@ def launch(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Launch | None:
     """How to find the other processes: from the arguments, else JAX_* of the environment, else from the launcher.
 
@@ -46,7 +46,7 @@ def launch(
         coordinator: HOST:PORT, or 'auto' for what jax.distributed detects; None: JAX_COORDINATOR_ADDRESS.
         num_processes: how many there are; None: JAX_NUM_PROCESSES.
         process_id: which of them this one is; None: JAX_PROCESS_ID.
-        environment: variables, among them those by which a launcher says that it has started several processes.
+        environment: variables, by default those of the process; a launcher says by some that it has started several.
 
     Returns:
         What `connect` needs, or None for a process by itself.
@@ -54,6 +54,7 @@ def launch(
     Raises:
         DeviceError: an address or a number that is none.
     """
+    environment = os.environ if environment is None else environment
     coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
     num_processes = whole_number("JAX_NUM_PROCESSES", environment) if num_processes is None else num_processes
     process_id = whole_number("JAX_PROCESS_ID", environment) if process_id is None else process_id
