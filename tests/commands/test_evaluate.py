@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax.commands import arrays, configuration, diagnose, evaluate
-from vae_jax.errors import ConfigError, DataError
+from vae_jax.errors import ConfigError, DataError, TrainingError
 from vae_jax.runs import directory, load
 
 TWO = {"model.latent_dim": 2}
@@ -97,6 +97,15 @@ def test_a_run_without_an_encoder_fits_rows_and_one_with_labels_takes_them_in_tu
     loaded = load.load_run(run("conditional"))
     np.testing.assert_array_equal(arrays.conditions(loaded, 12, {}).argmax(1), [*range(10), 0, 1])
     assert arrays.sample(loaded, 12, {})["mean"].shape == (12, 8, 8, 1)
+
+
+def test_a_number_that_is_none_is_not_printed_as_a_result(run, monkeypatch, capsys):
+    infinite = {"test": {"nll": {"value": np.inf, "stderr": None, "unit": "nats"}}}
+    monkeypatch.setattr(evaluate, "measure_and_draw", lambda *_: (infinite, {}))
+    before = directory.read_summary(run("amortized"))
+    with pytest.raises(TrainingError, match="nll of test is inf"):
+        evaluate.evaluate(run("amortized"), {}, 1)
+    assert "inf" not in capsys.readouterr().out and directory.read_summary(run("amortized")) == before
 
 
 def test_data_that_were_replaced_are_refused(tmp_path, command):

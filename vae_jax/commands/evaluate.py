@@ -27,8 +27,8 @@ def evaluate(workdir, overrides, num_devices=0):
     setup, params = reopen(workdir, changed(workdir, overrides), num_devices)
     with writing(workdir) as saved:
         numbers, drawn = measure_and_draw(setup, params, workdir)
-        console.write(console.table({"splits": numbers}))
         require_finite(numbers, workdir, setup.num_steps)
+        console.write(console.table({"splits": numbers}))
         for split, entries in numbers.items() if saved else ():
             save(workdir, split, entries, drawn if split == "test" else {})
     say_where(workdir, saved)
