@@ -538,24 +538,24 @@ def npy_header(shape):
     return stream.getvalue()
 
 
-MEMBERS = {  # name of x_train's member, its bytes
-    "no array": ("x_train.npy", b"hello"),
-    "no npy": ("x_train", b"hello"),
-    "8 TB": ("x_train.npy", npy_header((2**41,)) + bytes(64)),
-    "shorter than it says": ("x_train.npy", npy_header((9, 4, 3)) + bytes(64)),
+MEMBERS = {  # name of x_train's member, its bytes, what is said
+    "no array": ("x_train.npy", b"hello", "x_train has shape ()"),
+    "no npy": ("x_train", b"hello", "x_train has shape ()"),
+    "8 TB": ("x_train.npy", npy_header((2**41,)) + bytes(64), "numpy.savez"),
+    "shorter than it says": ("x_train.npy", npy_header((9, 4, 3)) + bytes(64), "numpy.savez"),
 }
 
 
 @pytest.mark.parametrize("case", MEMBERS)
 def test_npz_with_a_member_that_lies_is_refused(tmp_path, case):
-    name, data = MEMBERS[case]
+    name, data, expected = MEMBERS[case]
     with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
         archive.writestr(name, data)
         stream = io.BytesIO()
         np.save(stream, images(9))
         archive.writestr("x_test.npy", stream.getvalue())
     message = refusal("npz", path=str(tmp_path / "set.npz"))
-    assert ("set.npz" in message and "numpy.savez" in message) or "x_train has shape ()" in message
+    assert expected in message and str(tmp_path / "set.npz") in message
 
 
 def test_an_encrypted_npz_is_refused(tmp_path):
@@ -572,7 +572,7 @@ def test_an_encrypted_npz_is_refused(tmp_path):
 def test_conditions_that_cannot_be_are_refused(tmp_path):
     """One-hot labels of two billion classes; the upper half of one row."""
     large = save(tmp_path, x_train=images(9), x_test=images(9), y_train=[2 * 10**9] * 9, y_test=[0] * 9)
-    assert "1,999,999,999" in (message := refusal("npz", path=large, condition="label")) or "2,000,000,000" in message
+    assert "labels up to 2,000,000,000" in refusal("npz", path=large, condition="label")
     row = save(tmp_path, x_train=images(9)[:, :1], x_test=images(9)[:, :1])
     assert "have one row each" in refusal("npz", path=row, condition="upper")
 

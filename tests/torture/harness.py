@@ -148,6 +148,17 @@ VALUES = [
 VALUES += ["", "nan", "elbo", "normal", "x" * 300, "../..", "\0", (), (0,), (1, 1), (10**9,), ("a",), [], {}, b"x", 1j]
 
 
+def unlike_promised(action, refusal, what):
+    """[] where the action does its work or refuses it in one line, else [what is wrong]."""
+    try:
+        action()
+    except refusal as error:
+        return [f"{what}: more than a line"] * ("\n" in str(error))
+    except Exception as error:
+        return [f"{what}: {type(error).__name__}: {error}"]
+    return []
+
+
 def configs(count, rng):
     """One to three keys at values of any kind, through the validator: accepted, or one line."""
     from vae_jax.commands import configuration
@@ -166,13 +177,7 @@ def configs(count, rng):
                 owner = owner[group]
             with owner.ignore_type():
                 owner[last] = value
-        try:
-            configuration.validate(config)
-        except ConfigError as error:
-            if "\n" in str(error):
-                wrong.append(f"{chosen}: more than a line")
-        except Exception as error:
-            wrong.append(f"{chosen}: {type(error).__name__}: {error}")
+        wrong += unlike_promised(partial(configuration.validate, config), ConfigError, chosen)
     return count, wrong
 
 
@@ -210,13 +215,7 @@ def arrays(count, out, rng):
         config.name, config.path = "npz", str(path)
         config.binarization = rng.choice(["none", "dynamic", "fixed", "threshold"])
         config.condition = rng.choice(["none", "label", "upper"])
-        try:
-            datasets.load(config)
-        except DataError as error:
-            if "\n" in str(error):
-                wrong.append(f"{number}: more than a line")
-        except Exception as error:
-            wrong.append(f"{number}: {type(error).__name__}: {error}")
+        wrong += unlike_promised(partial(datasets.load, config), DataError, number)
     return count, wrong
 
 

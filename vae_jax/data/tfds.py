@@ -142,6 +142,6 @@ def how_to_prepare(name, directory):
 def provenance(builder):
     """Name, version and directory of a prepared set, and that its order is TFDS's shuffled one."""
     source = f"TFDS {builder.info.full_name}, prepared, in its shuffled order"
-    checksums = sorted(str(getattr(split, "shard_lengths", "")) for split in builder.info.splits.values())
-    sums = {"tfds": f"{builder.info.full_name}, {builder.info.dataset_size} bytes in shards of {', '.join(checksums)}"}
+    shards = sorted(str(split.shard_lengths) for split in builder.info.splits.values())
+    sums = {"tfds": f"{builder.info.full_name}, {builder.info.dataset_size} bytes in shards of {', '.join(shards)}"}
     return {"source": source, "path": os.fspath(builder.data_path), "sums": sums}
