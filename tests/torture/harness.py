@@ -1,11 +1,13 @@
 """Kills, stops, bad values and bad files, by the hundred: what a run survives, counted.
 
-    python tests/torture/harness.py --out=DIR --kills=100 --terms=30 --configs=1500 --commands=60 --arrays=500
+    python tests/torture/harness.py --out=DIR
 
-prints a line for each kind of torture and exits with 1 if anything was not as promised; test_torture.py does a part.
+does all of it, --kills=25 and the like less of one kind. It prints a line for each kind of torture and exits with 1 if
+anything was not as promised; test_torture.py does a part.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -127,6 +129,29 @@ def cold(count, out):
     return count, [error[-300:] for process, error in zip(started, errors, strict=True) if process.returncode]
 
 
+def steps(count, out):
+    """One run of so many steps: from its first fifth on it takes at most 10 MB more, and its records are whole."""
+    from vae_jax.runs import directory
+
+    changes = {"train.epochs": count // 4, "train.log_every": 100, "train.eval_every": count // 40}
+    flags = [f"--config.{key}={value}" for key, value in (changes | {"train.checkpoint_every": count // 40}).items()]
+    process = start([*RUNS["amortized"], *flags], out / "steps", out / "cache")
+    memory = []
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError, IndexError):
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            done = len((out / "steps" / directory.METRICS).read_bytes().splitlines()) * 100
+            memory.append((done, pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+        time.sleep(0.5)
+    late = np.array([pair for pair in memory if count / 5 < pair[0] < count])
+    slope = np.polyfit(late[:, 0], late[:, 1], 1)[0] * count
+    grown = f"memory {late[0, 1]:.0f} to {late[-1, 1]:.0f} MB, slope {slope:+.1f} MB in {count:,} steps"
+    print(grown, flush=True)
+    records = [record["step"] for record in directory.read_metrics(out / "steps") if record["split"] == "train"]
+    whole = process.returncode == 0 and records == [*range(100, count + 1, 100)]
+    return count, [grown] * int(late[-1, 1] - late[0, 1] > 10) + ["records are missing"] * (not whole)
+
+
 VALUES = [
     None,
     True,
@@ -246,7 +271,15 @@ def broken_npz(rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a directory for the runs")
-    for name, count in {"kills": 100, "terms": 30, "configs": 1500, "commands": 60, "arrays": 500, "cold": 8}.items():
+    for name, count in {
+        "kills": 100,
+        "terms": 30,
+        "configs": 1500,
+        "commands": 60,
+        "arrays": 500,
+        "cold": 8,
+        "steps": 100_000,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=count)
     asked, rng = parser.parse_args(), random.Random(0)
     asked.out.mkdir(parents=True)
@@ -259,6 +292,7 @@ def main():
     jobs["configurations"] = lambda: configs(asked.configs, rng)
     jobs["commands"] = lambda: commands(asked.commands, asked.out, rng)
     jobs["arrays"] = lambda: arrays(asked.arrays, asked.out, rng)
+    jobs["steps"] = lambda: steps(asked.steps, asked.out)
     failed = []
     for name, job in jobs.items():
         began = time.monotonic()

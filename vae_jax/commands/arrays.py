@@ -86,7 +86,7 @@ def wanted(given, name, shape):
 def require_range(image, loaded):
     """Raises DataError for images outside the range of the stored ones, if the likelihood is of values in a range."""
     (low, high), (least, most) = loaded.info.value_range, (image.min(), image.max())
-    if loaded.config.model.likelihood != "normal" and (least < low or most > high):
+    if loaded.model.bounded and (least < low or most > high):
         raise DataError(
             f"--data: 'x' has values in [{least:.4g}, {most:.4g}], the run was trained on images in [{low:g}, {high:g}]"
         )

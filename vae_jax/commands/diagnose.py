@@ -79,7 +79,7 @@ def finish(workdir, name, config, numbers, values, pictures, text):
     with writing(workdir) as saved:
         if saved:
             np.savez(Path(workdir) / f"{name}.npz", **values, settings=json.dumps(config.to_dict()))
-            save(Path(workdir), name, numbers, pictures)
+            save(Path(workdir), {name: numbers}, pictures)
     say_where(Path(workdir), saved)
 
 

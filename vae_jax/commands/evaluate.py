@@ -29,8 +29,8 @@ def evaluate(workdir, overrides, num_devices=0):
         numbers, drawn = measure_and_draw(setup, params, workdir)
         require_finite(numbers, workdir, setup.num_steps)
         console.write(console.table({"splits": numbers}))
-        for split, entries in numbers.items() if saved else ():
-            save(workdir, split, entries, drawn if split == "test" else {})
+        if saved:
+            save(workdir, numbers, drawn)
     say_where(workdir, saved)
 
 
@@ -111,10 +111,10 @@ def draw_run(workdir):
     return captions
 
 
-def save(workdir, name, numbers, drawn):
-    """Adds numbers and pictures to the run's summary and its report."""
+def save(workdir, numbers, drawn):
+    """Adds numbers {split or mode: numbers} and pictures to the run's summary and its report."""
     summary = directory.read_summary(workdir) or {"complete": False, "splits": {}, "figures": {}}
     summary["figures"] |= directory.save_figures(workdir, drawn)
-    summary["splits"][name] = summary["splits"].get(name, {}) | numbers
+    summary["splits"] |= {name: summary["splits"].get(name, {}) | entries for name, entries in numbers.items()}
     directory.write_summary(workdir, summary)
     page.write_report(workdir, default().to_dict())

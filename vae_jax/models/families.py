@@ -61,6 +61,7 @@ class Likelihood(NamedTuple):
     closed_form_update: Callable = lambda new, old, gradient: new  # its weights after a step: see `optimal_sigma`
     levels: int = 0  # L, p(x|z) is a probability of x on 0, 1/(L-1), ..., 1; 0: a density
     rounds: bool = True  # x between two levels counts as the nearer one; False: log p is a cross-entropy there
+    bounded: bool = True  # x lies in [0, 1]; False: x is any number
 
 
 # ---- keys that several families share
@@ -315,7 +316,7 @@ def normal(config, event_shape):
 
     init = dict if mode == "fixed" else lambda: {"log_sigma": jnp.full(shape, log_sigma)}
     update: Any = {"closed_form_update": partial(optimal_sigma, math.prod(event_shape))} if mode == "optimal" else {}
-    return Likelihood(1, make, lambda mean: mean[..., None], init, **update)
+    return Likelihood(1, make, lambda mean: mean[..., None], init, **update, bounded=False)
 
 
 OPTIMAL_RATE = 0.1  # how much of the way to its batch's optimum sigma^2 goes in a step

@@ -38,6 +38,7 @@ class Model(NamedTuple):
     standard_normal: bool = False  # whether the prior is N(0, I)
     levels: int = 0  # of x where p(x|z) is a probability; 0: it is a density
     rounds: bool = True  # whether x between two levels counts as the nearer one
+    bounded: bool = True  # whether x must lie in [0, 1]
     # parameters after a step that have a rule of their own
     closed_form_update: Callable = lambda params, old, gradient: params
 
@@ -111,7 +112,7 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
         prior=make_prior,
         latent_dim=config.model.latent_dim,
         **{name: getattr(posterior, name) for name in SHARED},
-        **{name: getattr(likelihood, name) for name in ("levels", "rounds")},
+        **{name: getattr(likelihood, name) for name in ("levels", "rounds", "bounded")},
         has_encoder=not inference.has_table,
         conditional=prior.conditional,
         standard_normal=prior.standard_normal,

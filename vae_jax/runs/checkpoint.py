@@ -190,7 +190,7 @@ def _complete(root: pathlib.Path) -> dict[int, pathlib.Path]:
 
 def _make_room(root: pathlib.Path, step: int) -> None:
     """Clear what killed processes left, and move an older checkpoint of the same step aside (still restorable)."""
-    root.mkdir(parents=True, exist_ok=True)
+    files.make(root)
     for path in {path for left in (_WRITING, _UNSEALED, _DOOMED) for path in root.glob(f"*{left}*")}:
         shutil.rmtree(path)
     old, aside = root / str(step), root / f"{step}{_REPLACED}"

@@ -59,7 +59,7 @@ def open_run(
     status, root = run_status(workdir, config), pathlib.Path(workdir)
     with _usable(root):
         if status == "new":
-            root.mkdir(parents=True, exist_ok=True)
+            files.make(root)
             parts = {INFO: info, DATA: provenance or {}, ENVIRONMENT: environment, CONFIG: _numbered(config)}
             for name, value in parts.items():  # config last
                 _replace(root / name, _dumps(value, indent=2))
@@ -256,7 +256,7 @@ def save_figure(workdir, name: str, figure) -> pathlib.Path:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=144, metadata={"Software": None})  # no version: same picture, same bytes
     path = pathlib.Path(workdir) / FIGURES / f"{name}.png"
-    path.parent.mkdir(exist_ok=True)
+    files.make(path.parent)
     _replace(path, png.getvalue())
     return path
 

@@ -79,13 +79,14 @@ def make_setup(config: Any, num_devices: int = 0, dataset: Dataset | None = None
         ConfigError, DataError, DeviceError: one line about what does not fit the data or the devices.
     """
     dataset = dataset or datasets.load(config.data)
-    if config.model.likelihood != "normal":
+    model = make_model(config, dataset.info)
+    if model.bounded:
         datasets.require_unit_interval(dataset, config.data.binarization)
     count, batch_size = num_streams(config), config.train.batch_size
     num_devices = num_devices or devices.largest_divisor(count)
     mesh = devices.make_mesh(num_devices)
     devices.check(num_devices, count, batch_size)
-    setup = Setup(config, dataset, make_model(config, dataset.info), preparation(config, dataset.info), mesh)
+    setup = Setup(config, dataset, model, preparation(config, dataset.info), mesh)
     if not setup.epoch_steps:
         raise ConfigError(
             f"config.train.batch_size = {batch_size} is more than {dataset.info.num_train} training examples in "

@@ -98,6 +98,7 @@ def save(run, done, state):
     """A checkpoint, the records up to it on the disk before it counts."""
     if processes.first():
         files.sync(run.workdir / directory.METRICS)
+        files.sync(run.workdir)
     checkpoint.save(run.workdir / load.CHECKPOINTS, done, state)
 
 
