@@ -96,6 +96,12 @@ def small_config(changes):
 
 
 @pytest.fixture(scope="session")
+def config_of():
+    """config_of(changes) -> the config of a small run."""
+    return small_config
+
+
+@pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
     """trained_run(changes) -> the directory of a small trained run, to be read only.
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
 
 from vae_jax.commands.train import train_run
 from vae_jax.errors import UserError
@@ -135,10 +134,12 @@ def build(state, place):
             path.write_bytes(content)
 
 
-def test_whenever_power_fails_the_run_goes_on_from_the_last_checkpoint_that_was_saved(losses, tmp_path, capsys):
+def test_whenever_power_fails_the_run_goes_on_from_the_last_checkpoint_that_was_saved(
+    losses, config_of, tmp_path, capsys
+):
     """With every record up to it; a summary that says complete is whole; nothing is damaged, and nothing foreign."""
     (root, moments, moment), small = losses, {"train.checkpoint_every": 1, "train.log_every": 2, "train.select": "best"}
-    config, changed = small_config(small), small_config({**small, "eval.num_samples": 10})
+    config, changed = config_of(small), config_of({**small, "eval.num_samples": 10})
     train_run(config, root / "runs" / "run", 1)
     ended = len(moments)
     moment()
