@@ -165,3 +165,14 @@ def test_the_bound_needs_jax_alone():
     heavy = {"flax", "optax", "ml_collections", "absl", "matplotlib", "tensorflow_datasets", "orbax", "sklearn"}
     assert not loaded & (heavy | {"tensorboardX", "rich", "numpyro", "blackjax", "tensorflow"})
     assert "optax" in more - loaded
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_fits_on_a_few_screens_and_a_function_on_one(name):
+    source = (PACKAGE / name).read_text()
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= 60
+    ]
+    assert source.count("\n") <= 400 and long == []

@@ -208,9 +208,8 @@ def fit_q_params(
     """
     window = min(window, max_steps)
     windows = max_steps // window
-    slope = jax.value_and_grad(
-        lambda q_params, keys: (lambda each: (each.sum(), each))(value(keys, q_params)), has_aux=True
-    )
+    total = lambda q_params, keys: (lambda each: (each.sum(), each))(value(keys, q_params))
+    slope = jax.value_and_grad(total, has_aux=True)
 
     def one(carry, k):
         fit, params_sum, value_sum = carry
@@ -224,16 +223,8 @@ def fit_q_params(
         number, fit = carry
         start = (fit, jax.tree.map(jnp.zeros_like, fit.q_params), jnp.zeros_like(fit.best))
         (new, params_sum, value_sum), _ = jax.lax.scan(one, start, number * window + jnp.arange(window))
-        active, better = fit.stale < patience, value_sum / window > fit.best
-        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(along(active, a), a, b), new, old)
-        return number + 1, Fit(
-            q_params=choose(new.q_params, fit.q_params),
-            state=choose(new.state, fit.state),
-            average=choose(jax.tree.map(lambda total: total / window, params_sum), fit.average),
-            best=jnp.where(active & better, value_sum / window, fit.best),
-            stale=fit.stale + (active & ~better),
-            steps=fit.steps + window * active,
-        )
+        new = new._replace(average=jax.tree.map(lambda leaf: leaf / window, params_sum), steps=fit.steps + window)
+        return number + 1, after_window(fit, new, value_sum / window, patience)
 
     count = len(jax.tree.leaves(q_params)[0])
     none = jnp.zeros(count, jnp.int32)
@@ -241,6 +232,13 @@ def fit_q_params(
     unfinished = lambda carry: (carry[0] < windows) & (carry[1].stale < patience).any()
     _, fit = jax.lax.while_loop(unfinished, one_window, (0, fit))
     return fit
+
+
+def after_window(old, new, value, patience):
+    """The Fit `new` of the examples that had not stopped, `old` of the others; value: `[B]`, the window's mean."""
+    active, better = old.stale < patience, value > old.best
+    new = new._replace(best=jnp.where(better, value, old.best), stale=old.stale + ~better)
+    return jax.tree.map(lambda a, b: jnp.where(along(active, a), a, b), new, old)
 
 
 def falling(done):

@@ -68,12 +68,11 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
     encoder = networks.in_precision(encoder, precision)
     decoder = networks.make_decoder(config.model, event_shape, likelihood.num_outputs)
     decoder = networks.in_precision(decoder, precision, round_inputs=False)
+    families = {"posterior": posterior, "prior": prior, "likelihood": likelihood}
+    start_table = lambda key: start_q_params(jax.random.split(key, info.num_train))
 
     def encode(params, x, condition=None):
-        if "encoder" not in params:
-            raise ValueError(
-                "a model of inference.kind = per_datapoint has no encoder: fit q_params to x (evaluation.with_q_params)"
-            )
+        require_encoder(params)
         return encoder.apply(params["encoder"], x, condition)
 
     def decode(params, z, condition=None):
@@ -86,24 +85,10 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
     def make_prior(params, condition=None):
         return prior.make(params.get("prior", {}), condition, lambda x: encode(params, x))
 
-    def init(key, x_init, condition=None):
-        """Networks from the key, the decoder's output bias from the mean of `x_init`; a table if needed."""
-        encoder_key, decoder_key, table_key, posterior_key, prior_key = jax.random.split(key, 5)
-        condition = None if condition is None else condition[:1]
-        decoder_params = decoder.init(decoder_key, jnp.zeros((1, 1, config.model.latent_dim)), condition)
-        params = {"decoder": networks.with_output_bias(decoder_params, likelihood.bias(x_init.mean(0)))}
-        learned = {
-            "posterior": posterior.init(posterior_key),
-            "prior": prior.init(prior_key, x_init, condition),
-            "likelihood": likelihood.init(),
-        }
-        params |= {name: weights for name, weights in learned.items() if weights}
-        if inference.has_table:
-            return params, start_q_params(jax.random.split(table_key, info.num_train))
-        return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
-
     return Model(
-        init=init,
+        init=partial(
+            init_params, config.model, families, encoder, decoder, start_table if inference.has_table else None
+        ),
         infer=inference.make(encode, make_q, make_ascent(config.inference, posterior.ascent), config.inference),
         start_q_params=start_q_params,
         make_q=make_q,
@@ -118,6 +103,27 @@ def make_model(config: Any, info: Any, precision: str = "float32") -> Model:
         standard_normal=prior.standard_normal,
         closed_form_update=partial(closed_form_update, likelihood),
     )
+
+
+def init_params(config, families, encoder, decoder, start_table, key, x_init, condition=None):
+    """(params, table): networks from the key, the decoder's output bias from the mean of `x_init`.
+
+    With `start_table`, (key) -> the table, there is no encoder; without, the table is ().
+    """
+    encoder_key, decoder_key, table_key, posterior_key, prior_key = jax.random.split(key, 5)
+    condition = None if condition is None else condition[:1]
+    decoder_params = decoder.init(decoder_key, jnp.zeros((1, 1, config.latent_dim)), condition)
+    bias = families["likelihood"].bias(x_init.mean(0))
+    learned = {
+        "posterior": families["posterior"].init(posterior_key),
+        "prior": families["prior"].init(prior_key, x_init, condition),
+        "likelihood": families["likelihood"].init(),
+    }
+    params = {"decoder": networks.with_output_bias(decoder_params, bias)}
+    params |= {name: weights for name, weights in learned.items() if weights}
+    if start_table is not None:
+        return params, start_table(table_key)
+    return params | {"encoder": encoder.init(encoder_key, x_init[:1], condition)}, ()
 
 
 SHARED = ("has_density", "density_anywhere", "layered", "ascent")  # of a model and its posterior
@@ -172,6 +178,13 @@ def families_of(config):
     """(Posterior, Prior) of `config` (config.model). Raises ConfigError for names that there are not."""
     posterior = choose(POSTERIORS, config.posterior, "model.posterior")(config)
     return posterior, choose(PRIORS, config.prior, "model.prior")(config)
+
+
+def require_encoder(params):
+    if "encoder" not in params:
+        raise ValueError(
+            "a model of inference.kind = per_datapoint has no encoder: fit q_params to x (evaluation.with_q_params)"
+        )
 
 
 def require_fit(config, prior, event_shape, condition_shape):

@@ -137,17 +137,19 @@ def make_train_step(
         metrics = {name: total / count for name, total in sums.items()}
         metrics["grad_norm"] = norm(grads) / count  # the norm of the sums: their mean is then not kept in memory
         grads = jax.tree.map(lambda total: total / count, grads)
-        rate = learning_rate(hyper, state.step)
-        updates, opt_state = update(grads, state.opt_state, state.params, learning_rate=rate)
-        updates = jax.tree.map(lambda u: rate * u, updates)
-        params = model.closed_form_update(optax.apply_updates(state.params, updates), state.params, grads)
-        metrics["learning_rate"] = jnp.asarray(rate, float)
-        new = State(
-            state.step + 1, params, opt_state, average(state, params, ema), put_entries(state.table, table, batch)
-        )
-        return new, metrics
+        metrics["learning_rate"] = jnp.asarray(learning_rate(hyper, state.step), float)
+        params, opt_state = descend(model, update, state, grads, metrics["learning_rate"])
+        table = put_entries(state.table, table, batch)
+        return State(state.step + 1, params, opt_state, average(state, params, ema), table), metrics
 
     return train_step
+
+
+def descend(model, update, state, grads, rate):
+    """The parameters and the optimizer's state after a step down the gradient."""
+    updates, opt_state = update(grads, state.opt_state, state.params, learning_rate=rate)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
+    return model.closed_form_update(params, state.params, grads), opt_state
 
 
 def norm(tree):
