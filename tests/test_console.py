@@ -162,3 +162,23 @@ def test_a_sigma_far_from_the_error_is_a_warning(sigma, warned):
     lines = console.warnings({"test": numbers})
     assert len(lines) == warned and all("reconstructions of test are off by 0.1" in line for line in lines)
     assert not console.warnings({"test": {"squared_error": numbers["squared_error"]}})
+
+
+def test_a_closed_stdout_is_no_traceback(monkeypatch):
+    """`>&-`: Python has no stdout then."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert console.guarded(lambda: console.write("nobody reads it")) is None
+    sys.stdout.close()
+
+
+def test_a_reader_that_leaves_a_command_at_work_ends_it_as_its_signal_would():
+    """`python -m vae_jax.main ... | head -1`: quiet, 128 + SIGPIPE, wherever the line was to be written."""
+    program = (
+        "from vae_jax import console; p = console.Progress('training', 2); "
+        "console.guarded(lambda: [p.line('one') for _ in range(9)])"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert done.returncode == 141 and done.stderr == b""

@@ -63,7 +63,10 @@ class Progress:
 
     def line(self, text):
         """A line that stays, above the bar."""
-        self.bar.console.out(text, highlight=False)
+        if self.is_terminal:
+            self.bar.console.out(text, highlight=False)
+        else:  # rich would end the process at a pipe that is closed
+            write(text)
 
     def close(self):
         if self.is_terminal:  # elsewhere some versions print an empty line
@@ -170,9 +173,10 @@ def short_fits(splits):
 
 def guarded(action, interrupted="interrupted"):
     """Does it and returns its result; an error becomes one line, an interruption the line `interrupted`."""
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(
-        errors="replace"
-    )  # the ± of a number must not end a run where output is ASCII
+    if sys.stdout is None:  # closed by `>&-`
+        sys.stdout = open(os.devnull, "w")
+    # the ± of a number must not end a run where output is ASCII
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="replace")
     try:
         return action()
     except BrokenPipeError:

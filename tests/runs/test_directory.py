@@ -124,6 +124,16 @@ def test_a_workdir_that_cannot_be(tmp_path):
         assert words in one_line(caught) and "--workdir" in one_line(caught)
 
 
+def test_a_name_that_is_not_utf_8_is_refused_as_a_workdir_and_kept_as_a_value(tmp_path):
+    name = os.fsdecode(b"set-\xff.npz")
+    with pytest.raises(RunError, match=r"set-\\udcff.npz is no name in UTF-8"):
+        open_run(tmp_path / name)
+    config = {**CONFIG, "path": name}
+    open_run(tmp_path / "run", config)
+    assert directory.read_config(tmp_path / "run")["path"] == name
+    assert directory.run_status(tmp_path / "run", config) == "resume"
+
+
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path):
     open_run(tmp_path)
     before = contents(tmp_path)

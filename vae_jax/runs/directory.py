@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import io
 import json
-import math
 import os
 import pathlib
 import re
@@ -26,7 +25,7 @@ from typing import Any
 
 from vae_jax.config import CHANGEABLE, flat, in_groups
 from vae_jax.errors import RunError
-from vae_jax.runs import files
+from vae_jax.runs import files, strict_json
 
 FORMAT = 3  # of a run directory: its checkpoints have sums; 0.2.0 wrote 2, and 0.1 no number, which is 1
 CONFIG, INFO, ENVIRONMENT, HISTORY = "config.json", "info.json", "environment.json", "config_history.jsonl"
@@ -42,7 +41,6 @@ _BEFORE_CONFIG = {
     *(f".{name}.tmp" for name in (CONFIG, INFO, DATA, ENVIRONMENT)),
 }
 _ABSENT = "(absent)"
-_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 # Opening a run.
@@ -62,7 +60,7 @@ def open_run(
             files.make(root)
             parts = {INFO: info, DATA: provenance or {}, ENVIRONMENT: environment, CONFIG: _numbered(config)}
             for name, value in parts.items():  # config last
-                _replace(root / name, _dumps(value, indent=2))
+                _replace(root / name, strict_json.dumps(value, indent=2))
         elif status == "resume":
             _refuse(root, "was begun with other data", differing(read_info(root), info), "the same data")
             require_same_data(root, provenance or {})
@@ -76,6 +74,8 @@ def run_status(workdir, config: dict) -> str:
     """What `open_run` would answer; writes nothing. Raises RunError if the directory is not ours or its config differs
     in a key that is not changeable."""
     root = pathlib.Path(workdir)
+    if strict_json.encoded(str(root)) != os.fsencode(root):  # the library that stores checkpoints takes no such path
+        raise RunError(f"{strict_json.encoded(str(root)).decode()} is no name in UTF-8: choose another --workdir")
     with _usable(root):
         if not (root / CONFIG).exists():
             _refuse_foreign(root)
@@ -101,7 +101,7 @@ def wait_for(workdir, started: str, seconds: float = 90) -> None:
 
 def differing(old: dict, new: dict) -> dict[str, tuple]:
     """Dotted keys whose values differ, with both of them as JSON holds them (a tuple is a list), or '(absent)'."""
-    old, new = flat(_plain(old)), flat(_plain(new))
+    old, new = flat(strict_json.plain(old)), flat(strict_json.plain(new))
     keys = [*old, *(key for key in new if key not in old)]
     pairs = {key: (old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -193,14 +193,14 @@ def read_summary(workdir: Any) -> dict | None:
 
 def write_summary(workdir, summary: dict) -> None:
     """Store the final numbers; `summary['complete']` true makes the run finished."""
-    _replace(pathlib.Path(workdir) / SUMMARY, _dumps(summary, indent=2))
+    _replace(pathlib.Path(workdir) / SUMMARY, strict_json.dumps(summary, indent=2))
 
 
 def append_metrics(workdir, record: dict) -> None:
     """Add one record, {'step': int, 'epoch': float, 'split': str, name: number...}, as a whole line."""
     try:
         with open(pathlib.Path(workdir) / METRICS, "ab") as file:
-            file.write(_dumps(record).encode() + b"\n")
+            file.write(strict_json.encoded(strict_json.dumps(record)) + b"\n")
     except FileNotFoundError as error:
         raise RunError(f"{workdir} is gone: it was moved or deleted while a run wrote into it") from error
 
@@ -221,7 +221,7 @@ def read_metrics(workdir: Any) -> list:
 
 
 def _record(line, where):
-    record = _loads(line, where)
+    record = strict_json.loads(line, where)
     if isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("split"), str):
         return record
     raise RunError(f"{where} is no record, {record!s:.40}: remove that line, or train anew in another --workdir")
@@ -318,8 +318,8 @@ def _reopen(root: pathlib.Path, config: dict, environment: dict) -> None:
         old = _read(root, name) if (root / name).exists() else {}
         if differing(old, value):
             with open(root / HISTORY, "ab") as file:
-                file.write(_dumps({name.removesuffix(".json"): old}).encode() + b"\n")
-            _replace(root / name, _dumps(value, indent=2))
+                file.write(strict_json.encoded(strict_json.dumps({name.removesuffix(".json"): old})) + b"\n")
+            _replace(root / name, strict_json.dumps(value, indent=2))
 
 
 def _numbered(config: dict) -> dict:
@@ -337,7 +337,7 @@ def _usable(root: pathlib.Path):
 def _read(workdir, name: str) -> dict:
     path = pathlib.Path(workdir) / name
     try:
-        value = _loads(path.read_bytes(), str(path))
+        value = strict_json.loads(path.read_bytes(), str(path))
     except OSError as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         why = f"no {name} in it" if missing else f"{name}: {error.strerror}"
@@ -354,39 +354,7 @@ def _lines(workdir) -> list[bytes]:
 
 
 def _replace(path: pathlib.Path, content) -> None:
-    files.replace(path, content.encode() if isinstance(content, str) else content)
-
-
-def _dumps(value, indent: int | None = None) -> str:
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
-
-
-def _loads(text, where: str):
-    try:
-        return _revive(json.loads(text))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
-        raise RunError(f"{where} is not readable JSON ({error})") from error
-
-
-def _plain(value):
-    """What strict JSON can hold: tuples and arrays as lists, floats that are not finite by name."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # NumPy and JAX scalars and arrays
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _revive(value):
-    if isinstance(value, dict):
-        return {key: _revive(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_revive(item) for item in value]
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+    files.replace(path, strict_json.encoded(content) if isinstance(content, str) else content)
 
 
 def _spell(value) -> str:
