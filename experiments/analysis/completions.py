@@ -83,13 +83,13 @@ def squared_errors(answers, x, best):
 
 def draw(setup, params, regressor, regressor_params, test):
     """One picture: what is given, draws, the regressor's answer, the originals."""
-    some = {name: test[name][: gallery.COMPLETED] for name in ("condition", "key")}
+    some = gallery.spread_out(test, gallery.COMPLETED)
     answer = gallery.halves_drawn(regressor.model, regressor_params, some)
     rows = {
         **gallery.halves_given(setup.dataset, some),
         **gallery.halves_drawn(setup.model, params, some),
         "regressor": answer["prediction"],
-        **gallery.originals(setup.dataset, gallery.COMPLETED),
+        **gallery.originals(setup.dataset, some["index"]),
     }
     return image_rows(rows, "Upper halves completed: draws of z from its prior, and a regressor's one answer")
 

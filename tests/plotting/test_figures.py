@@ -195,6 +195,22 @@ def test_reconstructions_refuse_what_they_cannot_draw():
         image_plots.reconstructions(np.zeros((3, 8, 8, 2)), np.zeros((3, 8, 8, 2)))
 
 
+def test_columns_leave_no_row_half_empty_where_a_number_near_does():
+    wanted = {(20, 10): 10, (16, 10): 8, (12, 10): 12, (50, 8): 10, (64, 8): 8, (7, 3): 3, (1, 1): 1, (5, 10): 5}
+    assert {pair: toolkit.even_columns(*pair) for pair in wanted} == wanted
+
+
+def test_what_a_binary_image_is_a_draw_of_stands_above_it():
+    grey, x, x_mean = RNG.random((3, 4, 8, 8))
+    figure = image_plots.reconstructions(x, x_mean, grey)
+    (ax,) = figure.axes
+    picture = np.asarray(ax.images[0].get_array())
+    for row, images in enumerate((grey, x, x_mean)):
+        np.testing.assert_allclose(picture[9 * row : 9 * row + 8, :8], images[0], atol=1e-6)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["original", "binarized", "reconstruction"]
+    assert_legible(figure)
+
+
 @pytest.mark.parametrize("num", [1, 7, 16])
 def test_samples_fill_a_grid(num):
     x = RNG.random((num, 8, 8))

@@ -68,13 +68,30 @@ def test_completions_are_draws_from_each_examples_prior(conditional):
     assert np.abs(drawn[0, 0, :Z] - drawn[1, 0, :Z]).max() > 1e-3
 
 
+def test_examples_of_a_sorted_set_are_of_all_classes():
+    examples = {"image": np.arange(100), "label": np.repeat(np.arange(10), 10), "none": None}
+    shown = gallery.spread_out(examples, 20)
+    assert sorted(set(shown["label"])) == [*range(10)] and shown["image"][[0, -1]].tolist() == [0, 99]
+    assert len(gallery.spread_out(examples, 200)["image"]) == 100
+
+
+def test_only_what_is_drawn_anew_has_a_grey_original():
+    """Where the model sees the stored images, drawn once or grey, one row is enough."""
+    config = configuration.default()
+    dataset = datasets.load(config.data)
+    np.testing.assert_allclose(gallery.grey(config, dataset, [3, 7]), dataset.test.image[[3, 7]] / 16, atol=1e-6)
+    for binarization in ("none", "fixed"):
+        config.data.binarization = binarization
+        assert gallery.grey(config, dataset, [3, 7]) is None
+
+
 def test_halves_make_the_image_again():
     """The originals are the test images, and what is given is their upper halves over grey."""
     config = configuration.default()
     plain = datasets.load(config.data).test.image[:5] / 16
     config.data.condition = "upper"
     dataset = datasets.load(config.data)
-    np.testing.assert_allclose(gallery.originals(dataset, 5)["original"], plain, atol=1e-6)
+    np.testing.assert_allclose(gallery.originals(dataset, np.arange(5))["original"], plain, atol=1e-6)
     (given,) = gallery.halves_given(dataset, {"condition": dataset.test.condition[:5]}).values()
     np.testing.assert_allclose(given[:, :4], plain[:, :4], atol=1e-6)
     assert (given[:, 4:] == np.float32(gallery.UNKNOWN)).all()

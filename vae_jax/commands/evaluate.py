@@ -101,10 +101,14 @@ def draw_run(workdir):
     workdir = Path(workdir)
     setup, params = reopen(workdir)
     config, codes = setup.config, setups.training_codes(setup, params, setups.trained_table(setup, workdir))
-    shown = 0 if config.model.latent_dim == 2 else max(gallery.PAIRS, config.figures.count)  # the scatter shows all
-    test = setups.run_examples(setup, params, "test", min(filter(None, (shown, config.eval.max_examples)), default=0))
+    test = setups.split_of(setup, "test", config.eval.max_examples)
+    if config.model.latent_dim == 2:  # the scatter shows all, other pictures a few, which need no other fit
+        test = setups.with_codes(setup, params, test)
+        shown = gallery.spread_out(test, gallery.PAIRS)
+    else:
+        shown = setups.with_codes(setup, params, gallery.spread_out(test, gallery.PAIRS))
     records = directory.read_metrics(workdir)
-    drawn = gallery.draw_run(config, setup.dataset, setup.model, params, test, records, codes)
+    drawn = gallery.draw_run(config, setup.dataset, setup.model, params, test, shown, records, codes)
     captions = directory.save_figures(workdir, drawn)
     directory.write_summary(workdir, (directory.read_summary(workdir) or {}) | {"figures": captions})
     page.write_report(workdir, default().to_dict())

@@ -123,7 +123,8 @@ def draw(setup, params, test, codes, records):
     """{name: (Figure, caption)}, the pictures of a run's end."""
     from vae_jax.reports import gallery  # matplotlib takes a second that the first step need not wait for
 
-    return gallery.draw_run(setup.config, setup.dataset, setup.model, params, test, records, codes)
+    shown = gallery.spread_out(test, gallery.PAIRS)
+    return gallery.draw_run(setup.config, setup.dataset, setup.model, params, test, shown, records, codes)
 
 
 def conclude(run, step, num_params, splits, draw):

@@ -10,15 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vae_jax.plotting.toolkit import BLUE, ORANGE, image_grid, image_rows, legend, panels, picture, plain
+from vae_jax.plotting.toolkit import BLUE, ORANGE, even_columns, image_grid, image_rows, legend, panels, picture, plain
 
 
-def reconstructions(x, x_mean, title: str = "Originals and reconstructions", columns: int = 10) -> Figure:
+def reconstructions(x, x_mean, stored=None, title: str = "Originals and reconstructions", columns: int = 10) -> Figure:
     """Originals, each with its reconstruction below it; of vectors, both in one panel.
 
     Args:
         x: originals `[N, *event]`.
         x_mean: their reconstructions `[N, *event]`.
+        stored: the grey images of which x is a draw, or None.
         title: what stands above.
         columns: images side by side.
 
@@ -29,7 +30,8 @@ def reconstructions(x, x_mean, title: str = "Originals and reconstructions", col
         ValueError: where the shapes differ, or an event is neither an image nor a vector.
     """
     x, x_mean = np.asarray(x), np.asarray(x_mean)
-    rows = {"original": x, "reconstruction": x_mean}
+    seen = {"original": x} if stored is None else {"original": np.asarray(stored), "binarized": x}
+    rows = {**seen, "reconstruction": x_mean}
     return _line_grid(rows, title) if x.ndim <= 2 else image_rows(rows, title, columns)
 
 
@@ -39,7 +41,7 @@ def samples(x, title: str = "Samples from the prior", columns: int | None = None
     Args:
         x: images or vectors `[N, *event]`.
         title: what stands above.
-        columns: images side by side; None: as many as rows.
+        columns: images side by side; None: about as many as rows, so that no row is half empty.
 
     Returns:
         The picture.
@@ -50,7 +52,7 @@ def samples(x, title: str = "Samples from the prior", columns: int | None = None
     x = np.asarray(x)
     if x.ndim <= 2:
         return _line_grid({"sample": x}, title)
-    columns = min(columns or math.ceil(math.sqrt(len(x))), len(x))
+    columns = columns or even_columns(len(x), math.ceil(math.sqrt(len(x))))
     return picture(image_grid(x, columns), title, columns)
 
 

@@ -100,6 +100,12 @@ def image_grid(x, columns) -> np.ndarray:
     return grid
 
 
+def even_columns(count, columns) -> int:
+    """Near `columns`, how many columns leave no row of `count` images half empty; `columns` where none is near."""
+    near = [c for c in range(1, count + 1) if count % c == 0 and columns / 1.6 <= c <= 1.6 * columns]
+    return min(near, key=lambda c: abs(c - columns), default=min(columns, count))
+
+
 def _gap(height, width):
     return max(1, round(max(height, width) / 14))
 
@@ -116,7 +122,7 @@ def image_rows(rows, title, columns=None) -> Figure:
     """{row label: images [N, ...]}: bands of `columns` examples, in a band one labelled row of images per entry."""
     stacked = np.stack(list(rows.values()))  # [R, N, H, W] or [R, N, H, W, C]
     num, height, width = stacked.shape[1:4]
-    columns = min(columns or num, num)
+    columns = even_columns(num, columns or num)
     stacked = _pad_white(stacked, 1, -num % columns)  # every band is equally wide
     grids = [image_grid(np.concatenate(stacked[:, i : i + columns]), columns) for i in range(0, num, columns)]
     between = max(2, round(0.4 * height))

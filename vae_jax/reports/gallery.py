@@ -27,7 +27,7 @@ UNKNOWN = 0.35  # the grey of what is to be completed
 SHOWN, DRAWN, GRID, WALKS, HISTOGRAMS = 6, 9, 20, 8, 8  # images and draws in a picture, cells, dimensions
 
 
-def draw_run(config, dataset, model, params, test, records, codes) -> dict:
+def draw_run(config, dataset, model, params, test, shown, records, codes) -> dict:
     """The pictures of a run's end.
 
     Args:
@@ -35,7 +35,8 @@ def draw_run(config, dataset, model, params, test, records, codes) -> dict:
         dataset: its data.
         model: its Model.
         params: its parameters.
-        test: test examples with q_params and the mean of q(z|x).
+        test: test examples, with the mean of q(z|x) where there are two latent dimensions.
+        shown: PAIRS of them, `spread_out`, with the mean of q(z|x).
         records: the dicts of metrics.jsonl.
         codes: of an autoencoder, E_q[z|x] of training images `[N, Z]`; of another model None.
 
@@ -44,10 +45,11 @@ def draw_run(config, dataset, model, params, test, records, codes) -> dict:
     """
     drawn = {"curves": (training_curves(records), "The bound and its two terms, per example, during training.")}
     if model.latent_dim:
-        shown = first(test, PAIRS)
+        means, stored = generation.reconstruct(model, params, shown), grey(config, dataset, shown["index"])
         drawn["reconstructions"] = (
-            image_plots.reconstructions(shown["image"], generation.reconstruct(model, params, shown)),
-            "Test images as the model sees them, and the mean of p(x|z) at the mean of q(z|x).",
+            image_plots.reconstructions(shown["image"], means, stored),
+            "Test images, of binary ones as they are stored and as the model sees them, and the mean of p(x|z) at the "
+            "mean of q(z|x).",
         )
     drawn |= draw_generated(config, dataset, model, params, test, codes)
     if not model.layered and model.latent_dim == 2:
@@ -59,7 +61,8 @@ def draw_evaluation(config, dataset, model, params, test, codes, spread) -> dict
     """The further pictures of --mode=evaluate: every one that the model allows.
 
     Args:
-        config, dataset, model, params, test: as for `draw_run`.
+        config, dataset, model, params: as for `draw_run`.
+        test: test examples with q_params and the mean of q(z|x).
         codes: training examples with the mean of q(z|x).
         spread: how examples are spread over devices.
 
@@ -94,9 +97,18 @@ def draw_bits(dataset, test, terms, curves, kind=("", "")):
     return drawn
 
 
-def first(examples, count):
-    """The first `count` of examples."""
-    return jax.tree.map(lambda leaf: leaf[:count], examples)
+def spread_out(examples, count):
+    """`count` of the examples, or all, at equal distances: of a set sorted by class, all classes are shown."""
+    size = len(examples["image"])
+    rows = np.linspace(0, size - 1, min(count, size)).astype(int)
+    return jax.tree.map(lambda leaf: leaf[rows], examples)
+
+
+def grey(config, dataset, rows):
+    """Test images as they are stored, in [0, 1], where the model sees something else; None where it does not."""
+    if config.data.binarization not in ("dynamic", "threshold"):
+        return None
+    return preprocess.preprocess(None, dataset.test.image[rows], dataset.info.value_range, "none")
 
 
 def has_images(dataset):
@@ -120,7 +132,7 @@ def choose(config, dataset, model):
 
 def samples(config, dataset, model, params, test, codes):
     """A grid of the mean of p(x|z) at draws from the prior; of an autoencoder, from a mixture fitted to its codes."""
-    condition = test["condition"][: config.figures.count] if "condition" in test else None
+    condition = spread_out(test, config.figures.count)["condition"] if "condition" in test else None
     count = config.figures.count if condition is None else len(condition)
     if model.has_density:
         means = generation.prior_means(model, params, prior_key(config.eval.seed), count, condition)
@@ -146,12 +158,12 @@ def by_label(config, dataset, model, params, test, codes):
 
 def completed(config, dataset, model, params, test, codes):
     """Upper halves of test images, each with several lower halves, and the image itself."""
-    some = {name: test[name][:COMPLETED] for name in ("condition", "key")}
+    some = spread_out({name: test[name] for name in ("image", "condition", "key", "index")}, COMPLETED)
     if model.latent_dim:
         title, lower = "Completions of test images", f"the mean of p(x|z) at {COMPLETIONS} draws of z from the prior"
     else:
         title, lower = "The lower half predicted from the upper", "the mean of p(x|c)"
-    rows = halves_given(dataset, some) | halves_drawn(model, params, some) | originals(dataset, COMPLETED)
+    rows = halves_given(dataset, some) | halves_drawn(model, params, some) | originals(dataset, some["index"])
     return {"completions": (image_rows(rows, title), f"The upper half is given, the lower half {lower}.")}
 
 
@@ -168,10 +180,10 @@ def halves_drawn(model, params, chunk) -> dict:
     return {name: whole(chunk["condition"], lower[:, k]) for k, name in enumerate(names)}
 
 
-def originals(dataset, count) -> dict:
-    """{row: images} of the first test images as they are stored, grey unless drawn once."""
-    lower = preprocess.preprocess(None, dataset.test.image[:count], dataset.info.value_range, "none")
-    return {"original": whole(dataset.test.condition[:count], lower)}
+def originals(dataset, rows) -> dict:
+    """{row: images} of test images as they are stored, grey unless drawn once."""
+    lower = preprocess.preprocess(None, dataset.test.image[rows], dataset.info.value_range, "none")
+    return {"original": whole(dataset.test.condition[rows], lower)}
 
 
 def whole(upper, lower):
@@ -198,7 +210,8 @@ def draw_codes(model, test):
 
 def draw_decoded(dataset, model, params, test, codes):
     """Lines, walks, neighbours and for two dimensions the manifold."""
-    mean, image, condition = test["mean"], test["image"], test.get("condition")
+    some = spread_out(test, 2 * SHOWN)
+    mean, condition = some["mean"], some.get("condition")
 
     def decode(z, given=None):  # z [..., Z], given: a condition for each of its rows
         given = None if given is None else np.repeat(given, z[0, ..., 0].size, axis=0)
@@ -207,7 +220,7 @@ def draw_decoded(dataset, model, params, test, codes):
 
     conditions = lambda rows: None if condition is None else condition[rows]
     lines = decode(latent_space.lines(mean[:SHOWN], mean[SHOWN : 2 * SHOWN]), conditions(slice(0, SHOWN)))
-    dimensions = latent_space.most_used(mean, min(WALKS, mean.shape[-1]))
+    dimensions = latent_space.most_used(test["mean"], min(WALKS, mean.shape[-1]))
     walks = decode(latent_space.walks(mean[0], dimensions), conditions([0] * len(dimensions)))
     walks = {f"$z_{{{dimension + 1}}}$": walk for dimension, walk in zip(dimensions, walks, strict=True)}
     near = codes["image"][latent_space.nearest(mean[:SHOWN], codes["mean"], DRAWN - 1)]
@@ -221,7 +234,7 @@ def draw_decoded(dataset, model, params, test, codes):
             "One latent dimension at a time, the most used first.",
         ),
         "neighbours": (
-            beside(image, near, "Each test image (left), and the training images nearest by latent mean"),
+            beside(some["image"], near, "Each test image (left), and the training images nearest by latent mean"),
             f"The nearest of {len(codes['mean']):,} training images by the mean of q(z|x).",
         ),
     }
@@ -237,7 +250,7 @@ def draw_decoded(dataset, model, params, test, codes):
 
 def draw_posterior(config, model, params, test, spread):
     """Draws of single posteriors, of all of them together, and the KL of each dimension."""
-    some = first(test, SHOWN)
+    some = spread_out(test, SHOWN)
     several = latent_space.posterior_draws(model, params, some, DRAWN - 1)
     each = lambda chunk: latent_space.aggregate_draws(model, params, chunk)
     draws = in_chunks(each, test, config.eval.chunk_images, spread)

@@ -232,7 +232,11 @@ def reopen(workdir: str | Path, config: Any = None, num_devices: int = 0) -> tup
 
 def run_examples(setup, params, split, limit=0, table=()):
     """Examples of a split with q_params, from the run's `table` if it is given, and the mean of q(z|x) of each."""
-    examples = split_of(setup, split, limit)
+    return with_codes(setup, params, split_of(setup, split, limit), table)
+
+
+def with_codes(setup, params, examples, table=()):
+    """Examples and their q_params, from the run's `table` if it is given, and the mean of q(z|x) of each."""
     if table != ():
         examples = with_entries(examples, table, *setup.sizes[1:])
     else:
