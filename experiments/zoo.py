@@ -69,6 +69,7 @@ INFERENCES = {
         "inference.clip_norm": 1.0,
     },
     "semi_amortized_followed": {"inference.kind": "semi_amortized", "inference.stop_gradient": False},
+    "aggressive": {"inference.encoder_steps": 3, "inference.encoder_epochs": 10},
     "denoising": {"inference.input_noise": 0.1, "inference.input_dropout": 0.1},
 }
 VARIANTS = {"": {}, **POSTERIORS, **PRIORS, **LIKELIHOODS, **OBJECTIVES, **INFERENCES}

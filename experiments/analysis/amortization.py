@@ -24,6 +24,7 @@ GREEN, YELLOW = "#009E73", "#E69F00"  # Okabe and Ito
 WAYS = {  # cell -> what it is
     "mnist-constant": "one q for all images",
     **{f"mnist-width-{width}": f"encoder, two layers of {width}" for width in WIDTHS},
+    "mnist-aggressive-5": "encoder of 200, 5 updates for each of the decoder",
     **{f"mnist-refined-{steps}": f"encoder, {steps} refinement{'s' * (steps > 1)}" for steps in (1, 5, 20)},
     **{f"mnist-table-{steps}": f"table, {steps} update{'s' * (steps > 1)} a visit" for steps in STEPS},
 }

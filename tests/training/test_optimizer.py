@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from vae_jax.commands import configuration
-from vae_jax.training.optimizer import OPTIMIZERS, make_learning_rate, make_optimizer
+from vae_jax.training import setup as setups
+from vae_jax.training.optimizer import OPTIMIZERS, encoder_first, make_learning_rate, make_optimizer
+from vae_jax.training.program import make_program, training_data
 
 RATE = 0.03
 # None of these is optax's own default, so an option that is not passed on shows.
@@ -106,6 +108,21 @@ def test_clipping_is_of_the_global_norm_of_the_gradient(clip_norm, gradient, upd
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, update)
 
 
+@pytest.mark.parametrize("until", [0, 6])
+def test_the_encoder_goes_first(until):
+    """Momentum 0.5, gradients of 1: the encoder takes every step; the rest, every third, as if it had made no other."""
+    optimizer = encoder_first(make_optimizer(options(name="sgd", momentum=0.5)), 3, until)
+    params = {"encoder": jnp.zeros(2), "posterior": jnp.zeros(2), "decoder": jnp.zeros(2), "prior": jnp.zeros(2)}
+    moves = run(optimizer, params, jax.tree.map(lambda leaf: jnp.ones((9, 2)), params))
+    plain = run(make_optimizer(options(name="sgd", momentum=0.5)), jnp.zeros(2), jnp.ones((9, 2)))
+    turns = [2, 5, 6, 7, 8] if until else [2, 5, 8]
+    held = np.zeros((9, 2))
+    for count, (start, end) in enumerate(zip(turns, [*turns[1:], 9], strict=True)):
+        held[start:end] = plain[count]
+    for name, expected in {"encoder": plain, "posterior": plain, "decoder": held, "prior": held}.items():
+        np.testing.assert_allclose(moves[name], expected, rtol=1e-6, err_msg=name)
+
+
 def test_clipping_comes_before_momentum():
     """Gradients 10 and 0 with norm 1 and momentum 0.5: v = 1, 0.5. Clipping v itself would give 1, 1."""
     optimizer = make_optimizer(options(name="sgd", momentum=0.5, clip_norm=1.0))
@@ -156,3 +173,19 @@ def test_the_rate_is_an_argument_of_the_compiled_program():
         hyper = {"learning_rate": jnp.float32(rate), "warmup_steps": jnp.float32(warmup)}
         np.testing.assert_allclose(compiled(hyper, jnp.int32(step)), learning_rate(hyper, step), rtol=1e-5)
     assert len(traces) == 1
+
+
+def test_a_run_updates_its_encoder_alone_for_so_many_steps(config_of):
+    """Two steps of three move the encoder only, for one epoch; then all parameters move at each."""
+    changes = {"inference.encoder_steps": 3, "inference.encoder_epochs": 1, "train.epochs": 2, "data.num_train": 300}
+    setup = setups.make_setup(config_of(changes), 1)
+    assert setup.epoch_steps == 3
+    state, program = setups.make_init(setup)(), make_program(setup)(1)
+    hyper, data, moved = setups.hyperparameters(setup.config), training_data(setup), []
+    for _ in range(5):
+        before = jax.device_get(state.params)
+        state, _ = program(hyper, state, data)
+        moves = jax.tree.map(lambda old, new: np.abs(old - new).max() > 0, before, jax.device_get(state.params))
+        moved.append({name: all(jax.tree.leaves(tree)) for name, tree in moves.items()})
+    assert all(step["encoder"] for step in moved)
+    assert [step["decoder"] for step in moved] == [False, False, True, True, True]

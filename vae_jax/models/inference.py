@@ -91,11 +91,15 @@ REFINEMENT_KEYS = ASCENT_KEYS | {
     "clip_norm": Key(5.0, "semi_amortized: of one example's gradient under momentum and adam; 0: none", NOT_NEGATIVE),
     "stop_gradient": Key(True, "semi_amortized: the outer gradient takes the refinement for a constant"),
 }
+ENCODER_KEYS = {
+    "encoder_steps": Key(1, "updates of the encoder for each of all else, on batches of its own", at_least(1)),
+    "encoder_epochs": Key(0, "epochs of such updates, from the first on; 0: all", at_least(0)),
+}
 INFERENCES = {
-    "amortized": Inference(amortized),
+    "amortized": Inference(amortized, ENCODER_KEYS),
     "constant": Inference(amortized, sees_x=False),
     "per_datapoint": Inference(per_datapoint, TABLE_KEYS, has_table=True),
-    "semi_amortized": Inference(semi_amortized, REFINEMENT_KEYS),
+    "semi_amortized": Inference(semi_amortized, ENCODER_KEYS | REFINEMENT_KEYS),
 }
 KEYS = {
     "inference.kind": Key("amortized", "how q(z|x) is found", one_of(INFERENCES)),

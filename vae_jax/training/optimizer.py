@@ -5,6 +5,8 @@ so the rate stays an argument of the compiled program, not a constant in it. All
 the step; rmsprop, whose momentum remembers updates at the rates of their own steps, is told the rate beforehand.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -68,6 +70,31 @@ def make_optimizer(config):
     """The optax transformation of `config` (config.optimizer) at learning rate 1, clipping first."""
     optimizer = OPTIMIZERS[config.name](config)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+
+
+def encoder_first(optimizer, encoder_steps, until=0):
+    """Every step updates what makes q, only every `encoder_steps`-th all else, as if the steps between were not.
+
+    He et al. (2019), algorithm 1, with the same number of inner updates throughout: by default to the end, or until
+    step `until`, from which on all are updated at every step. (Theirs go on while they help, until mutual information
+    stops climbing.)
+
+    Args:
+        optimizer: of all parameters, {'encoder', 'decoder', ...}.
+        encoder_steps: 1 changes nothing.
+        until: 0: no end.
+
+    Returns:
+        The transformation.
+    """
+    if encoder_steps == 1:
+        return optimizer
+    turn: Any = lambda step: (step % encoder_steps == encoder_steps - 1) | ((step >= until) & (until > 0))
+    parts: Any = {"q": optimizer, "p": optax.conditionally_mask(optimizer, turn)}
+    return optax.partition(parts, lambda params: {name: "q" if name in OF_Q else "p" for name in params})
+
+
+OF_Q = ("encoder", "posterior")
 
 
 def make_learning_rate(config, num_steps, name="learning_rate"):

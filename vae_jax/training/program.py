@@ -14,7 +14,7 @@ from vae_jax.models.inference import natural_rate
 from vae_jax.models.model import make_model
 from vae_jax.objectives.loss import make_objective, make_refine, make_table_objective, make_weights
 from vae_jax.parallel import devices
-from vae_jax.training.optimizer import make_learning_rate, make_optimizer
+from vae_jax.training.optimizer import make_learning_rate
 from vae_jax.training.step import MEMBERS_SPECS, STATE_SPECS, TableUpdates, make_train_step
 
 SHARE = 0.5  # of the devices' free memory that training data may take
@@ -106,7 +106,7 @@ def setup_step(setup, axis):
     rounded = config.train.precision != "float32"
     return make_train_step(
         make_model(config, setup.dataset.info, config.train.precision) if rounded else setup.model,
-        make_optimizer(config.optimizer),
+        setup.optimizer,
         objective,
         learning_rate=make_learning_rate(config.optimizer, num_steps),
         weights=make_weights(config.objective, setup.epoch_steps, num_steps),

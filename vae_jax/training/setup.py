@@ -15,12 +15,13 @@ from vae_jax.errors import ConfigError
 from vae_jax.evaluation.examples import in_chunks, split_examples, with_entries, with_means, with_q_params
 from vae_jax.keys import seed_keys
 from vae_jax.models.fits import make_ascent
+from vae_jax.models.inference import INFERENCES
 from vae_jax.models.model import Model, make_model
 from vae_jax.objectives.loss import OBJECTIVES
 from vae_jax.parallel import devices, processes
 from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import step
-from vae_jax.training.optimizer import make_optimizer
+from vae_jax.training.optimizer import encoder_first, make_optimizer
 
 CODES = 10_000  # training images of which an autoencoder's codes are taken
 INIT_EXAMPLES = 10_000  # enough training images for the mean image of a data-dependent initialization
@@ -53,6 +54,13 @@ class Setup(NamedTuple):
     def window(self):
         """The steps of one compiled call, and of one record of training."""
         return self.config.train.log_every or self.epoch_steps
+
+    @property
+    def optimizer(self):
+        """Of the parameters."""
+        inference, optimizer = self.config.inference, make_optimizer(self.config.optimizer)
+        steps = inference.encoder_steps if "encoder_steps" in INFERENCES[inference.kind].keys else 1
+        return encoder_first(optimizer, steps, inference.encoder_epochs * self.epoch_steps)
 
     @property
     def ascent(self):
@@ -134,8 +142,7 @@ def make_init(setup):
 
     def init(key, image, index):
         x_init = preprocess.preprocess(None, image, setup.dataset.info.value_range, "none")
-        optimizer = make_optimizer(config.optimizer)
-        return step.init_state(setup.model, optimizer, key, x_init, condition, index=index, **options)
+        return step.init_state(setup.model, setup.optimizer, key, x_init, condition, index=index, **options)
 
     init = jax.jit(init, out_shardings=devices.shardings(setup.mesh, step.STATE_SPECS))
     index = streams.example_index(*setup.sizes[1:])
