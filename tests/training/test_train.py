@@ -25,7 +25,6 @@ from vae_jax.training import optimizer, train
 from vae_jax.training import setup as setups
 from vae_jax.training.optimizer import OPTIMIZERS
 
-
 SMALL = {
     "data.num_train": 400,  # 4 steps an epoch
     "model.latent_dim": 2,
