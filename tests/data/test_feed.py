@@ -99,7 +99,9 @@ TABLE = {"inference.kind": "per_datapoint", "data.binarization": "fixed"}
 
 
 @pytest.mark.parametrize(
-    "changes, num_devices, start", [({}, 1, 0), ({}, 4, 11), (TABLE, 2, 11)], ids=["one", "four", "table"]
+    "changes, num_devices, start",
+    [({}, 1, 0), pytest.param({}, 4, 11, marks=pytest.mark.slow), (TABLE, 2, 11)],
+    ids=["one", "four", "table"],
 )
 def test_a_fed_run_is_the_run(changes, num_devices, start, monkeypatch):
     """Parameters, table and every step's ELBO after 24 steps of plain SGD, windows of two steps read ahead."""

@@ -176,7 +176,7 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
     assert sorted((broken / "checkpoints").iterdir()) == kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_steps_under_way_and_the_same_command_goes_on(
     plain, fit_only, tmp_path, monkeypatch, number
 ):
