@@ -114,7 +114,7 @@ def test_an_own_family_trains_and_loads_like_any_other(own, tmp_path, monkeypatc
     monkeypatch.setattr(train, "draw", lambda *_: {})  # of which nothing is asked here
     config = own.get_config()
     config.train.epochs, config.train.eval_every, config.eval.num_samples = 20, 5, 50
-    config.eval.train_examples, config.figures.count = 20, 4
+    config.eval.train_examples = 0
     summary = train_run(configuration.validate(config), tmp_path / "run", 1)
     valid = [record["elbo"] for record in directory.read_metrics(tmp_path / "run") if record["split"] == "valid"]
     assert valid[-1] > valid[0] + 1
