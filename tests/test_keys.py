@@ -191,10 +191,8 @@ def evaluation_draws(watch):
         "aggregate": lambda given: latent_space.log_densities(MODEL, PARAMS, given, given["q_params"]),
         "completions": lambda given: generation.completions(MODEL, PARAMS, given | {"condition": IMAGE}, 2),
     }
-    for name, measure in measurements.items():
-        measure = jax.jit(measure)
-        for split in ("train", "valid", "test"):
-            streams[split, name] = watch.take(measure(evaluation_examples(split)))
+    for split, (name, measure) in itertools.product(("train", "valid", "test"), measurements.items()):
+        streams[split, name] = watch.take(measure(evaluation_examples(split)))
     return streams
 
 
