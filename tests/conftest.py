@@ -31,14 +31,16 @@ import jax
 import numpy as np
 import pytest
 
-# A program that one test has compiled serves every other, and the next run of the suite. With a limit to its size jax
-# locks what processes share; small programs are not worth the lock. Commands that tests start do without: some are
-# killed, and jax does not write entries whole or not at all.
+# A program that one test has compiled serves every other, and the next run of the suite. Small ones too, which every
+# module needs anew: so jax is given no limit to the size, with which it would lock and look through all entries for
+# each; the folder is emptied here instead. An entry half written is compiled anew. Commands that tests start do
+# without: some are killed, and jax does not write entries whole or not at all.
 if not jax.config.jax_compilation_cache_dir:
     folder = pathlib.Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{importlib.metadata.version('jaxlib')}"
+    if "PYTEST_XDIST_WORKER" not in os.environ and sum(path.stat().st_size for path in folder.glob("*")) > 2**31:
+        shutil.rmtree(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", 2**31)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 jax.config.update("jax_disable_most_optimizations", True)  # jax may have been imported by a plugin
 try:
@@ -76,6 +78,18 @@ def forget_programs():
     """Drops the compiled programs of a module: a worker would hold 5 GB of them, and no module may see another's."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures():
+    """Pictures that ask for 144 dots an inch are saved with a quarter of their pixels: all that is lost is time."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        coarse = lambda options: options | {"dpi": 72} if options.get("dpi") == 144 else options
+        patch.setattr(Figure, "savefig", lambda *rest, **options: save(*rest, **coarse(options)))
+        yield
 
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -74,7 +74,7 @@ def test_the_loss_of_the_readme_is_differentiable():
     exec(snippets(ROOT / "README.md")[0], space)
     x = jax.random.bernoulli(jax.random.key(0), 0.3, (10, 6)).astype(jnp.float32)
     params = {name: jnp.zeros(shape) for name, shape in (("mean", (6, 2)), ("log_std", (6, 2)), ("decoder", (2, 6)))}
-    value, gradient = jax.value_and_grad(space["loss"])(params, jax.random.key(1), x)
+    value, gradient = jax.jit(jax.value_and_grad(space["loss"]))(params, jax.random.key(1), x)
     assert float(value) == pytest.approx(6 * math.log(2), rel=1e-6) and jax.tree.map(
         jnp.shape, gradient
     ) == jax.tree.map(jnp.shape, params)

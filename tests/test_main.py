@@ -227,6 +227,7 @@ def require_same_run(workdir, other):
     assert directory.read_summary(workdir)["splits"] == directory.read_summary(other)["splits"]
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_it_is_the_uninterrupted_run(finished, start, run, tmp_path):
     """SIGKILL between two checkpoints, again after the test numbers are logged; the third start finishes."""
     workdir = tmp_path / "killed"
@@ -495,12 +496,14 @@ def test_a_mistake_as_a_shell_sees_it(run, tmp_path):
     require_one_line(result, "config.train.epochs = 0: expected a number from 1 to 2147483647")
 
 
-def test_mnist_without_data_or_network_names_both_ways_on(run, tmp_path):
+def test_mnist_without_data_or_network_names_both_ways_on(command, monkeypatch, tmp_path):
     """A proxy nobody listens at stands for no network. Within 20 s, never another data set in silence."""
     begun, proxy = time.monotonic(), "http://127.0.0.1:9"
     nowhere = {"https_proxy": proxy, "HTTPS_PROXY": proxy, "http_proxy": proxy, "no_proxy": "", "NO_PROXY": ""}
+    for name, value in nowhere.items():
+        monkeypatch.setenv(name, value)
     arguments = (f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={tmp_path / 'tfds'}")
-    result = run("--config=experiments/mnist.py:quick", *arguments, **nowhere)
+    result = command("--config=experiments/mnist.py:quick", *arguments)
     require_one_line(result, "mnist", "--config.data.manual_dir=DIR", "experiments/digits.py")
     assert time.monotonic() - begun < 20 and not (tmp_path / "run").exists()
 

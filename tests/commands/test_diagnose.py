@@ -21,7 +21,6 @@ FEW = {
     "gaps.flow.width": 4,
     "gaps.ais.starts": ("q",),
     "gaps.ais.num_examples": 4,
-    "gaps.ais.num_simulated": 3,
     "gaps.ais.num_temperatures": 30,
     "gaps.ais.pilot_temperatures": 20,
 }
@@ -32,14 +31,19 @@ def run(small_run):
     return small_run("run", {})
 
 
-def test_gaps_of_a_run_are_printed_saved_and_drawn(run, capsys):
-    """Every number in the summary, per-example values beside it, two pictures; the run stays finished."""
-    diagnose.gaps(run, FEW, 1)
+@pytest.mark.parametrize("num_simulated", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_gaps_of_a_run_are_printed_saved_and_drawn(run, capsys, num_simulated):
+    """Every number in the summary, per-example values beside it, two pictures; the run stays finished.
+
+    In the slow suite with the bounds on simulated data too, whose numbers test_gaps.py has.
+    """
+    diagnose.gaps(run, FEW | {"gaps.ais.num_simulated": num_simulated}, 1)
     shown = capsys.readouterr().out
     assert "approximation gap" in shown and "amortization gap" in shown and "12 examples" in shown
     summary = json.loads((run / "summary.json").read_text())
     gaps = summary["splits"]["gaps"]
     assert summary["complete"] and "nll" in summary["splits"]["test"]
+    assert any(name.startswith("bdmc") for name in gaps) == bool(num_simulated)
     parts = gaps["approximation_gap"]["value"] + gaps["amortization_gap"]["value"]
     assert parts == pytest.approx(gaps["inference_gap"]["value"], abs=1e-5)
     with np.load(run / "gaps.npz") as values:

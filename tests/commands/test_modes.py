@@ -317,7 +317,7 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("modes")
 
 
-@pytest.fixture(scope="module", params=["per_datapoint", "semi_amortized"])
+@pytest.fixture(scope="module", params=["per_datapoint", pytest.param("semi_amortized", marks=SLOW)])
 def run(request, root):
     """(setup, workdir, summary) of a run without a break, and the directory and summary of one killed and resumed.
 

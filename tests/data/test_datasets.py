@@ -444,6 +444,17 @@ def test_npz_with_everything(tmp_path):
     json.dumps(dataset.provenance)
 
 
+def test_npz_of_other_content_has_another_sum(tmp_path):
+    """By which a run knows its data again; the same content has the same, wherever the file lies."""
+    paths = [tmp_path / str(number) / "set.npz" for number in range(3)]
+    for path, seed in zip(paths, (0, 0, 1), strict=True):
+        path.parent.mkdir()
+        x = np.random.default_rng(seed).random((9, 3))
+        np.savez(path, x_train=x, x_test=x)
+    sums = [datasets.load(config("npz", path=str(path))).provenance["sums"] for path in paths]
+    assert sums[0] == sums[1] and sums[0].keys() == sums[2].keys() == {"file"} and sums[0] != sums[2]
+
+
 @pytest.mark.parametrize(("count", "apart"), [(2, 1), (19, 1), (57, 5), (12_000, 1000)])
 def test_npz_without_x_valid_holds_out_the_last_tenth(tmp_path, count, apart):
     x = np.arange(count * 2, dtype=np.float64).reshape(count, 2)

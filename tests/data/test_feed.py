@@ -88,7 +88,7 @@ def advance_to_the_end(setup, on_host, start=0):
     advance, done, metrics = make_advance(*batch_source(setup, start, on_host)), start, []
     state = state._replace(step=jax.device_put(np.int32(start), state.step.sharding))
     while done < setup.num_steps:
-        count = min(5 - done % 5, setup.num_steps - done)
+        count = min(setup.window - done % setup.window, setup.num_steps - done)
         state, window = advance(hyper, state, count)
         metrics.append(window["elbo"][0])
         done += count
@@ -99,7 +99,9 @@ TABLE = {"inference.kind": "per_datapoint", "data.binarization": "fixed"}
 
 
 @pytest.mark.parametrize(
-    "changes, num_devices, start", [({}, 1, 0), ({}, 4, 11), (TABLE, 2, 11)], ids=["one", "four", "table"]
+    "changes, num_devices, start",
+    [({"train.log_every": 6}, 1, 0), pytest.param({}, 4, 11, marks=pytest.mark.slow), (TABLE, 2, 11)],
+    ids=["one", "four", "table"],
 )
 def test_a_fed_run_is_the_run(changes, num_devices, start, monkeypatch):
     """Parameters, table and every step's ELBO after 24 steps of plain SGD, windows of two steps read ahead."""

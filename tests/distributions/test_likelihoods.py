@@ -138,7 +138,7 @@ def test_draws_are_from_the_density(key):
         errors = np.sqrt(probability * (1 - probability) / 10_000)
         frequency = (np.round(levels)[:, None] == np.arange(4)[:, None]).mean(0)
         assert (np.abs(frequency - probability) < 5 * errors + 1e-6).all(), name
-        assert log_prob(p, x).shape == (10_000, 2), name
+        assert jax.eval_shape(p.log_prob, x).shape == (10_000, 2), name
 
 
 def test_events_of_any_shape_sum_their_elements():

@@ -40,12 +40,17 @@ def test_its_cells_are_valid_and_take_as_many_updates_of_the_decoder(quick, upda
 
 @pytest.fixture(scope="module")
 def runs(trained_run, tmp_path_factory):
-    """Two seeds of a table and one of an encoder, where the script would have put them."""
+    """Two seeds of a table, of which one is the other with another ELBO, and one of an encoder, where the script would
+    have put them."""
     folder = tmp_path_factory.mktemp("amortization")
     table = {"inference.kind": "per_datapoint", "data.binarization": "fixed"}
-    made = {"mnist-table-10-seed0": table, "mnist-table-10-seed1": table | {"seed": 1}, "mnist-width-200-seed0": {}}
-    for name, changes in made.items():
+    for name, changes in {"mnist-table-10-seed0": table, "mnist-width-200-seed0": {}}.items():
         shutil.copytree(trained_run(changes), folder / name)
+    other = shutil.copytree(folder / "mnist-table-10-seed0", folder / "mnist-table-10-seed1")
+    config, summary = (json.loads((other / name).read_text()) for name in (directory.CONFIG, "summary.json"))
+    summary["splits"]["train"]["elbo"]["value"] -= 0.7
+    (other / directory.CONFIG).write_text(json.dumps(config | {"seed": 1}))
+    directory.write_summary(other, summary)
     (folder / "mnist-constant-seed0").mkdir()  # begun, not finished
     shutil.copy(folder / "mnist-width-200-seed0" / "config.json", folder / "mnist-constant-seed0")
     return folder

@@ -14,7 +14,7 @@ def test_the_elbo_moves_with_the_draws_by_what_it_moves_over_images(trained_run,
     assert f"standard deviation {values.std(ddof=1):.3f}" in capsys.readouterr().out
 
 
-def test_images_without_draws_are_refused(trained_run, capsys):
+def test_images_without_draws_are_refused(untrained_run, capsys):
     with pytest.raises(SystemExit) as stopped:
-        binarizations.main([str(trained_run({"data.binarization": "threshold"}))])
+        binarizations.main([str(untrained_run({"data.binarization": "threshold"}))])
     assert stopped.value.code == 2 and "data.binarization = threshold" in capsys.readouterr().err

@@ -16,11 +16,23 @@ from vae_jax.training import setup as setups
 TEST = 40
 
 
+@pytest.fixture(scope="module")
+def untrained(untrained_run):
+    """A run that draws completions, untrained: its summary is written by hand."""
+    workdir = untrained_run({"data.condition": "upper", "model.prior": "conditional", "model.latent_dim": 3})
+    number = lambda value: {"value": value, "stderr": 0.5, "unit": "nats given the upper half"}
+    numbers = {"nll": number(30.0), "elbo": number(-31.0)}
+    directory.write_summary(workdir, {"complete": True, "splits": {"test": numbers}})
+    return str(workdir)
+
+
 @pytest.fixture
-def run(trained, tmp_path):
+def run(trained, untrained, tmp_path):
     """run(kind) -> the directory of a small trained run; 'reseeded' is a regressor measured by another seed."""
 
     def run(kind):
+        if kind == "untrained":
+            return untrained
         if kind != "reseeded":
             return str(tmp_path / "none") if kind == "none" else trained(kind)
         path = Path(shutil.copytree(trained("regressor"), tmp_path / "reseeded")) / directory.CONFIG
@@ -43,7 +55,7 @@ def test_both_are_measured_and_drawn(run, tmp_path, capsys):
 
 def test_the_numbers_are_those_of_the_models(run):
     """NLLs are the summaries'; the regressor's error is its decoder's, and its best of ten the same: it has one."""
-    runs = run("completion"), run("regressor")
+    runs = run("untrained"), run("regressor")
     loaded = load.load_run(runs[1])
     setup = setups.make_setup(loaded.config, 1)
     test = setups.split_of(setup, "test", TEST)
@@ -87,9 +99,9 @@ def test_nats_given_a_label_say_so(trained):
     [
         ("vae", "regressor", "draws no completions"),
         ("regressor", "regressor", "draws no completions"),
-        ("completion", "completion", "has latent variables"),
-        ("completion", "reseeded", "other data, eval.seed = 0 and 1"),
-        ("completion", "none", "is not a run directory"),
+        ("untrained", "untrained", "has latent variables"),
+        ("untrained", "reseeded", "other data, eval.seed = 0 and 1"),
+        ("untrained", "none", "is not a run directory"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_named(run, tmp_path, capsys, first, second, message):

@@ -3,6 +3,8 @@
 import prior_estimate
 import pytest
 
+AUTOENCODER = {"model.posterior": "dirac", "objective.name": "autoencoder"}
+
 
 @pytest.mark.slow
 def test_columns_are_in_the_order_of_latent_dimensions(trained, tmp_path, capsys):
@@ -13,9 +15,10 @@ def test_columns_are_in_the_order_of_latent_dimensions(trained, tmp_path, capsys
     assert out.read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("kind, message", [("/no/such/run", "/no/such/run"), ("linear_ae", "is an autoencoder")])
-def test_refusals_are_one_line(trained, kind, message, capsys):
+@pytest.mark.parametrize("kind, message", [("none", "/no/such/run"), ("autoencoder", "is an autoencoder")])
+def test_refusals_are_one_line(untrained_run, kind, message, capsys):
+    run = "/no/such/run" if kind == "none" else str(untrained_run(AUTOENCODER))
     with pytest.raises(SystemExit) as stopped:
-        prior_estimate.main(["--out=x.png", kind if kind.startswith("/") else trained(kind)])
+        prior_estimate.main(["--out=x.png", run])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1

@@ -1,6 +1,7 @@
 """experiments/analysis/sigma.py: what is on its picture is what it was given; small runs, and what it refuses."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -54,13 +55,20 @@ def test_sigma_of_two_runs(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     "out, kind, message",
     [
-        ("x.png", "completion", "has no one sigma"),
-        ("x.png", "linear_ae", "has no kl of test images"),
+        ("x.png", "binary", "has no one sigma"),
+        ("x.png", "without kl", "has no kl of test images"),
         ("x.pdf", "vae", "expected FILE.png"),
     ],
 )
-def test_refusals_are_one_line(trained, out, kind, message, capsys):
+def test_refusals_are_one_line(trained, trained_run, tmp_path, out, kind, message, capsys):
+    """Of binary images, of a run whose summary has no KL, as that of an autoencoder, and of another file."""
+    run = str(trained_run({})) if kind == "binary" else trained("vae")
+    if kind == "without kl":
+        run = shutil.copytree(run, tmp_path / "run")
+        summary = directory.read_summary(run)
+        del summary["splits"]["test"]["kl"]
+        directory.write_summary(run, summary)
     with pytest.raises(SystemExit) as stopped:
-        sigma.main([f"--out={out}", trained(kind)])
+        sigma.main([f"--out={out}", str(run)])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1

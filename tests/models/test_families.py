@@ -106,8 +106,9 @@ def test_the_optimal_sigma_is_the_root_mean_squared_error():
 
 def test_rgb_mixture_and_its_refusal_of_other_channels():
     model, params, x = make(event_shape=(4, 4, 3), likelihood="logistic_mixture")
-    p = model.decode(params, jnp.zeros((2, B, Z)))
-    assert p.log_prob(x).shape == (2, B) and p.sample(jax.random.key(0)).shape == (2, B, 4, 4, 3)
+    decode = lambda params: model.decode(params, jnp.zeros((2, B, Z)))
+    log_prob, draw = jax.eval_shape(lambda p: (decode(p).log_prob(x), decode(p).sample(jax.random.key(0))), params)
+    assert log_prob.shape == (2, B) and draw.shape == (2, B, 4, 4, 3)
     with pytest.raises(ConfigError, match="1 or 3 channels"):
         make(event_shape=(4, 4, 2), likelihood="logistic_mixture")
 
@@ -169,8 +170,8 @@ def test_a_shared_flow_sees_each_examples_context(posterior):
     model, params, x = make(posterior=posterior)
     rows, params = random_rows(params, x, model)
     moved = rows | {"context": rows["context"].at[1].add(1.0)}
-    draw = lambda rows: np.asarray(model.make_q(params, rows).sample(jax.random.split(jax.random.key(0), B), (2,)))
-    changed = (draw(rows) != draw(moved)).any((0, 2))
+    draw = jax.jit(lambda rows: model.make_q(params, rows).sample(jax.random.split(jax.random.key(0), B), (2,)))
+    changed = np.asarray(draw(rows) != draw(moved)).any((0, 2))
     np.testing.assert_array_equal(changed, [False, True, False, False])
 
 
@@ -205,13 +206,21 @@ def test_vamp_components_are_the_encoders_gaussians_at_the_pseudo_inputs(inputs)
     assert u.shape == (4, 4, 4, 1)
     nearest = np.abs(u[:, None] - x[None]).max((2, 3, 4)).min(1)
     assert (nearest < 0.05).all() and (nearest > 0).all()
-    rows = model.encode(params, u)
     z = np.random.default_rng(1).normal(size=(5, B, Z)).astype(np.float32)
-    parts = [Normal(rows["mean"][c], rows["log_std"][c]).log_prob(z) for c in range(4)]
-    expected = jax.nn.logsumexp(jnp.stack(parts), axis=0) - np.log(4)
-    np.testing.assert_allclose(model.prior(params).log_prob(z), expected, rtol=1e-5)
-    gradient = jax.grad(lambda params: model.prior(params).log_prob(z).sum())(params)["prior"]["inputs"]
-    assert (np.abs(gradient).max() > 0) == (inputs == "learned")
+
+    @jax.jit
+    def by_components(params):
+        rows = model.encode(params, u)
+        parts = [Normal(rows["mean"][c], rows["log_std"][c]).log_prob(z) for c in range(4)]
+        return jax.nn.logsumexp(jnp.stack(parts), axis=0) - np.log(4)
+
+    def value(params):
+        log_prob = model.prior(params).log_prob(z)
+        return log_prob.sum(), log_prob
+
+    gradient, log_prob = jax.jit(jax.grad(value, has_aux=True))(params)
+    np.testing.assert_allclose(log_prob, by_components(params), rtol=1e-5)
+    assert (np.abs(gradient["prior"]["inputs"]).max() > 0) == (inputs == "learned")
 
 
 def test_the_conditional_prior_is_one_for_each_condition():
@@ -230,7 +239,8 @@ def test_the_conditional_prior_is_one_for_each_condition():
 def test_the_flow_prior_begins_as_the_standard_normal():
     model, params, _ = make(prior="flow")
     z = np.random.default_rng(1).normal(size=(5, B, Z)).astype(np.float32)
-    np.testing.assert_allclose(model.prior(params).log_prob(z), StandardNormal((Z,)).log_prob(z), rtol=1e-5)
+    log_prob = jax.jit(lambda params: model.prior(params).log_prob(z))(params)
+    np.testing.assert_allclose(log_prob, StandardNormal((Z,)).log_prob(z), rtol=1e-5)
     assert isinstance(model.prior(params), flows.CouplingFlow)
 
 
@@ -286,10 +296,15 @@ def test_a_denoising_encoder_sees_noise_and_explains_the_image():
     model, params, x = make()
     batch, keys = {"image": x, "index": np.arange(B)}, [jax.random.split(jax.random.key(i), B) for i in range(5)]
     black = lambda keys, image: jnp.zeros_like(image)
-    loss, _ = make_loss(model, regularized.elbo, corrupt=black)(params, (), batch, keys, {})
-    q = model.make_q(params, model.encode(params, np.zeros_like(x)))
-    terms = elbo_fn(keys[Use.TRAIN_DRAW], x, q, lambda z: model.decode(params, z), model.prior(params))
-    np.testing.assert_allclose(loss, -terms.elbo.sum(), rtol=1e-5)
+    loss = make_loss(model, regularized.elbo, corrupt=black)
+
+    @jax.jit
+    def both(params):
+        q = model.make_q(params, model.encode(params, np.zeros_like(x)))
+        terms = elbo_fn(keys[Use.TRAIN_DRAW], x, q, lambda z: model.decode(params, z), model.prior(params))
+        return loss(params, (), batch, keys, {})[0], -terms.elbo.sum()
+
+    np.testing.assert_allclose(*both(params), rtol=1e-5)
 
 
 def test_a_linear_autoencoder_finds_the_subspace_of_pca():
@@ -349,11 +364,12 @@ def test_the_nll_given_a_condition_is_that_of_the_exact_gaussian():
         rows["log_std"].append(0.5 * np.log(variance))
     chunk = {"image": np.float32(x), "condition": np.eye(3, dtype=np.float32)[label]}
     chunk |= {"q_params": {name: np.float32(row) for name, row in rows.items()}, "key": split_keys(0, "test", B)}
-    for num_samples in (1, 7):
-        got = bounds.importance_log_px(model, params, chunk, num_samples, min(num_samples, 3))["log_px"]
-        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    log_px = lambda num, at_once: lambda chunk: bounds.importance_log_px(model, params, chunk, num, at_once)["log_px"]
+    one, seven = jax.jit(log_px(1, 1)), jax.jit(log_px(7, 3))
+    for estimate in (one, seven):
+        np.testing.assert_allclose(estimate(chunk), expected, rtol=1e-4)
     wrong = {**chunk, "condition": np.roll(chunk["condition"], 1, axis=0)}
-    assert (np.abs(bounds.importance_log_px(model, params, wrong, 1, 1)["log_px"] - np.array(expected)) > 0.1).any()
+    assert (np.abs(one(wrong) - np.array(expected)) > 0.1).any()
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "conv"])
@@ -375,9 +391,14 @@ def test_without_z_every_bound_is_the_decoders_log_likelihood(network, shape):
     chunk = {"image": x, "condition": condition, "q_params": model.encode(params, x, condition)}
     for seed, num_samples in ((0, 1), (1, 5)):
         chunk["key"] = split_keys(seed, "test", B)
-        terms = bounds.elbo_terms(model, params, chunk, num_samples)
+        terms, log_px = jax.jit(
+            lambda params, chunk, count=num_samples: (
+                bounds.elbo_terms(model, params, chunk, count),
+                bounds.importance_log_px(model, params, chunk, count, 2)["log_px"],
+            )
+        )(params, chunk)
         assert not terms["kl"].any()
-        for got in (terms["elbo"], bounds.importance_log_px(model, params, chunk, num_samples, 2)["log_px"]):
+        for got in (terms["elbo"], log_px):
             np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 

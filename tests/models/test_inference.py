@@ -265,7 +265,7 @@ def outer_loss(model, batch):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"steps": 1}, {"steps": 5}, {"steps": 3, "ascent": "natural"}],
+    [{"steps": 0}, pytest.param({"steps": 1}, marks=pytest.mark.slow), {"steps": 5}, {"steps": 3, "ascent": "natural"}],
     ids=["0", "1", "5", "natural"],
 )
 def test_outer_gradient_is_that_of_finite_differences(changes):

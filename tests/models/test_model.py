@@ -178,11 +178,11 @@ def test_amortized_inference_is_the_encoder():
 def test_nothing_leaks_across_the_batch():
     """d rows[i] / d x[j] and d logits[k, i] / d z[l, j] are exactly zero unless i = j (and k = l), and then are not."""
     model, params, x, z, _ = example()
-    rows = jax.jacrev(lambda x: model.encode(params, x))(x)
+    rows = jax.jit(jax.jacrev(lambda x: model.encode(params, x)))(x)
     for jacobian in rows.values():  # [B, Z, B, 2, 3]
         touched = np.abs(jacobian).max((1, 3, 4)) > 0
         np.testing.assert_array_equal(touched, np.eye(B, dtype=bool))
-    jacobian = jax.jacrev(lambda z: model.decode(params, z).logits)(z)  # [K, B, 2, 3, K, B, Z]
+    jacobian = jax.jit(jax.jacrev(lambda z: model.decode(params, z).logits))(z)  # [K, B, 2, 3, K, B, Z]
     touched = np.abs(jacobian).max((2, 3, 6)).reshape(K * B, K * B) > 0
     np.testing.assert_array_equal(touched, np.eye(K * B, dtype=bool))
 

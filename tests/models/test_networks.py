@@ -175,11 +175,17 @@ def test_images_without_channels_are_those_of_one(key):
     x, z = jax.random.uniform(key, (3, 9, 8)), jax.random.normal(key, (2, 3, 5))
     encoder = networks.make_encoder(config, {"mean": (5,)})
     flat, deep = (networks.make_decoder(config, shape, 1) for shape in ((9, 8), (9, 8, 1)))
-    params = encoder.init(key, x)
-    np.testing.assert_array_equal(encoder.apply(params, x)["mean"], encoder.apply(params, x[..., None])["mean"])
-    params = flat.init(key, z)
-    with_axis = params | {"output": {"bias": params["output"]["bias"][:, :, None]}}
-    np.testing.assert_array_equal(flat.apply(params, z)[..., 0], deep.apply(with_axis, z)[..., 0, 0])
+
+    @jax.jit
+    def applied(key):
+        params = encoder.init(key, x)
+        means = encoder.apply(params, x)["mean"], encoder.apply(params, x[..., None])["mean"]
+        params = flat.init(key, z)
+        with_axis = params | {"output": {"bias": params["output"]["bias"][:, :, None]}}
+        return means, (flat.apply(params, z)[..., 0], deep.apply(with_axis, z)[..., 0, 0])
+
+    for one, other in applied(key):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name, between", [("conv", 0), ("conv", 1), ("resnet", 2)])
@@ -222,11 +228,11 @@ def test_bfloat16_rounds_what_is_computed_and_nothing_else():
     config = configuration.default().model
     network = networks.make_encoder(config, {"mean": (3,), "log_std": (3,)})
     x = jax.random.uniform(jax.random.key(1), (16, 4, 4, 1))
-    params = network.init(jax.random.key(0), x)
+    params = jax.jit(network.init)(jax.random.key(0), x)
     low = networks.in_precision(network, "bfloat16")
-    exact, rounded = network.apply(params, x)["mean"], low.apply(params, x)["mean"]
+    exact, rounded = (jax.jit(each.apply)(params, x)["mean"] for each in (network, low))
     assert rounded.dtype == jnp.float32 and 0 < abs(exact - rounded).max() < 2**-8 * 4 * abs(exact).max()
-    gradient = jax.grad(lambda params: low.apply(params, x)["mean"].sum())(params)
+    gradient = jax.eval_shape(jax.grad(lambda params: low.apply(params, x)["mean"].sum()), params)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.dtype("float32")}
     assert networks.in_precision(network, "float32") is network
 
@@ -239,9 +245,9 @@ def test_bfloat16_does_not_round_z_before_the_decoder(decoder):
     network = networks.make_decoder(config, (4, 4, 1), 1)
     z = jnp.stack([1 + 0.003 * jax.random.normal(jax.random.key(1), (1, 400)), jnp.full((1, 400), 0.7)], -1)
     assert len(np.unique(z[..., 0].astype(jnp.bfloat16))) < 6
-    params = network.init(jax.random.key(0), z)
+    params = jax.jit(network.init)(jax.random.key(0), z)
     low = networks.in_precision(network, "bfloat16", round_inputs=False)
-    exact, rounded = (np.asarray(each.apply(params, z)).reshape(400, -1) for each in (network, low))
+    exact, rounded = (np.asarray(jax.jit(each.apply)(params, z)).reshape(400, -1) for each in (network, low))
     assert len(np.unique(rounded, axis=0)) > 40 and rounded.dtype == np.float32
     direction = np.linalg.svd(exact - exact.mean(0), full_matrices=False)[2][0]
     assert np.corrcoef(exact @ direction, rounded @ direction)[0, 1] > 0.9
@@ -254,11 +260,12 @@ def test_a_models_decoder_takes_z_as_it_is_and_its_encoder_x_rounded():
     info = SimpleNamespace(event_shape=(4, 4, 1), condition_shape=None, num_train=8)
     x = jnp.full((8, 4, 4, 1), 0.5)
     model = make_model(config, info, "bfloat16")
-    params, _ = model.init(jax.random.key(0), x)
+    params, _ = jax.jit(model.init)(jax.random.key(0), x)
     z = 1 + 0.003 * jax.random.normal(jax.random.key(1), (1, 400, 2))
-    assert len(np.unique(model.decode(params, z).logits.reshape(400, -1), axis=0)) > 40
-    same = model.encode(params, x + 1e-4)["mean"] == model.encode(params, x)["mean"]
-    assert same.all()
+    logits = jax.jit(lambda params: model.decode(params, z).logits)(params)
+    assert len(np.unique(logits.reshape(400, -1), axis=0)) > 40
+    encode = jax.jit(model.encode)
+    assert (encode(params, x + 1e-4)["mean"] == encode(params, x)["mean"]).all()
 
 
 def test_small_updates_are_not_lost_in_bfloat16():

@@ -494,7 +494,7 @@ def on_one_device():
     return (params, x, keys), step(params, x, keys), other
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_number_of_devices_does_not_matter(on_one_device, num_devices):
     """The values and summed gradients of what couples the batch; each example's value depends on the others."""
     arguments, alone, other = on_one_device

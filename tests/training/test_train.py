@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from vae_jax import config as configs
 from vae_jax import console
@@ -24,24 +24,6 @@ from vae_jax.runs import checkpoint, directory, load
 from vae_jax.training import optimizer, train
 from vae_jax.training import setup as setups
 from vae_jax.training.optimizer import OPTIMIZERS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_program_compiled_once(tmp_path_factory):
-    """Runs that differ in an argument of their program, say the learning rate, share it through jax's cache."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
 
 SMALL = {
     "data.num_train": 400,  # 4 steps an epoch
@@ -79,7 +61,7 @@ def fit_only(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def plain(each_program_compiled_once, tmp_path_factory):
+def plain(tmp_path_factory):
     """The directory of a run of SMALL by plain SGD on one device, as `fit_only` leaves it. Nobody writes into it."""
     workdir = tmp_path_factory.mktemp("plain") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -107,15 +89,14 @@ def train_records(workdir):
     return [record for record in directory.read_metrics(workdir) if record["split"] == "train"]
 
 
-def test_windows_need_not_divide_epochs_nor_cadences_the_run(fit_only, tmp_path):
-    """Windows of 8 steps in 12, epochs of 4: what is due in the middle of a window is done at its end."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train_run(small(train__epochs=3, **SGD), whole, 1)
-    assert steps_of(whole, "train") == steps_of(whole, "valid") == [4, 8, 12]
-    assert saved_at(whole) == [8, 12]
-    train_run(small(train__epochs=3, train__log_every=8, train__checkpoint_every=1, **SGD), cut, 1)
-    assert steps_of(cut, "train") == steps_of(cut, "valid") == saved_at(cut) == [8, 12]
-    for ours, theirs in zip(params_at(cut), params_at(whole), strict=True):
+def test_windows_need_not_divide_epochs_nor_cadences_the_run(plain, fit_only, tmp_path):
+    """Windows of 12 steps in 16, epochs of 4: what is due in the middle of a window is done at its end."""
+    cut = tmp_path / "cut"
+    assert steps_of(plain, "train") == steps_of(plain, "valid") == [4, 8, 12, 16]
+    assert saved_at(plain) == [8, 16]
+    train_run(small(train__log_every=12, train__checkpoint_every=1, **SGD), cut, 1)
+    assert steps_of(cut, "train") == steps_of(cut, "valid") == saved_at(cut) == [12, 16]
+    for ours, theirs in zip(params_at(cut), params_at(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -151,15 +132,15 @@ def test_saved_on_two_devices_resumed_on_four_it_is_the_run_of_one(plain, fit_on
         assert ours["step"] == theirs["step"] and ours["elbo"] == pytest.approx(theirs["elbo"], rel=1e-5)
 
 
-def test_a_changeable_key_measures_the_same_parameters_anew(tmp_path, monkeypatch):
+def test_a_changeable_key_measures_the_same_parameters_anew(plain, tmp_path, monkeypatch):
     """A finished run with another eval.num_samples trains no further; one test record stays, the change is on file."""
     measured = lambda model, params, examples, config, *_: {
         "nll": {"value": 1.0, "unit": "nats", "num_samples": config.eval.num_samples}
     }
     monkeypatch.setattr(command, "measure_all", measured)
     monkeypatch.setattr(command, "draw", lambda *_: {})
-    workdir = tmp_path / "run"
-    train_run(small(**SGD), workdir, 1)
+    workdir = shutil.copytree(plain, tmp_path / "run")
+    train_run(small(**SGD), workdir, 1)  # no step is left: it is finished
     before = params_at(workdir), directory.read_metrics(workdir)
     summary = train_run(small(eval__num_samples=20, **SGD), workdir, 1)
     assert summary["splits"]["test"]["nll"]["num_samples"] == 20
@@ -195,7 +176,7 @@ def test_divergence_stops_with_the_window_and_a_way_on(fit_only, tmp_path):
     assert sorted((broken / "checkpoints").iterdir()) == kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_steps_under_way_and_the_same_command_goes_on(
     plain, fit_only, tmp_path, monkeypatch, number
 ):
@@ -258,6 +239,7 @@ def test_a_number_that_is_none_is_no_result(tmp_path, monkeypatch):
     measure = command.measure_all
     infinite = {"nll": {"value": np.inf, "stderr": None, "unit": "nats"}}
     monkeypatch.setattr(command, "measure_all", lambda *rest: measure(*rest) | infinite)
+    monkeypatch.setattr(command, "draw", lambda *_: {})
     with pytest.raises(TrainingError, match=r"run, step 4: nll of test is inf: no result, and the run is not complete"):
         train_run(small(train__epochs=1), tmp_path / "run", 1)
     summary = directory.read_summary(tmp_path / "run")
