@@ -4,7 +4,7 @@
 # over IWAE in NLL. The slopes hold for large K: the further q is from p(z|x), the larger. Where few of K draws carry any
 # weight they are out of reach; tests/evaluation/test_gradient_noise.py holds them on the papers' Gaussian toy.
 #
-#     experiments/reproduce/estimators.sh             IWAE and DReG at k = 1, 5, 50, 100 epochs each; K to 1,024
+#     experiments/reproduce/estimators.sh             IWAE and DReG at k = 1, 5, 50, 200 epochs each; K to 1,024
 #     QUICK=1 experiments/reproduce/estimators.sh     ten minutes on two cores: k = 5 alone, 3 epochs, NLL of 1,000 test
 #                                                     images; K to 64, 1,000 gradients each
 #

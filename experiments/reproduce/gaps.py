@@ -5,7 +5,7 @@
 
 Variants: mnist or fashion, then normal or flow, and `-quick` behind. 784-200-200-50 and its mirror, images binarized
 once (Fashion-MNIST at 0.5), a linear warm-up of the KL. Published: gaps of training images, 3,280 epochs of Adam, an
-affine flow with auxiliary variables; here of test images, 100 epochs of Muon, and an affine coupling flow without them.
+affine flow with auxiliary variables; here of test images, 200 epochs of Muon, and an affine coupling flow without them.
 Quick: 12 epochs, gaps of 100 test images, AIS of 20 of them with 200 temperatures.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Cremer, Li and Duvenaud (2018): approximation and amortization gaps of amortized VAEs with a Gaussian and a flow q.
 #
-#     experiments/reproduce/inference_gaps.sh             MNIST and Fashion-MNIST, 100 epochs, gaps of 1,000 test images
+#     experiments/reproduce/inference_gaps.sh             MNIST and Fashion-MNIST, 200 epochs, gaps of 1,000 test images
 #     QUICK=1 experiments/reproduce/inference_gaps.sh     ten minutes on two cores: MNIST, 12 epochs, gaps of 100 images
 #
 # Needs pip install -e '.[ais]'. DRY_RUN=1 prints the commands. Further arguments go to every training, say

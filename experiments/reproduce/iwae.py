@@ -4,7 +4,7 @@
 
 Variants: L1 or L2, then vae or iwae, then k1, k5 or k50, and dreg in place of iwae; `-quick` behind. One layer is
 784-200-200-50, two layers 784-200-200-100-100-100-50, tanh; the VAE has the k-sample Monte-Carlo KL, as published.
-Published: 3,280 epochs of Adam at batch 20; here 100 epochs of Muon at batch 256 on a cosine, as experiments/mnist.py.
+Published: 3,280 epochs of Adam at batch 20; here 200 epochs of Muon at batch 256 on a cosine, as experiments/mnist.py.
 Quick: the same steps for every method of one k, 7 epochs of batch 256 at k = 1, 3 of batch 128 at k = 5; NLL of the
 first 1,000 test images from 1,000 samples. k = 50 has none: ten minutes of two cores do not train it.
 """

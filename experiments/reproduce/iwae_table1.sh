@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Burda, Grosse and Salakhutdinov (2016), Table 1, MNIST: NLL of VAE and IWAE at k = 1, 5, 50 with one and two layers.
 #
-#     experiments/reproduce/iwae_table1.sh             100 epochs each: for a GPU; on two cores k = 50 takes days
+#     experiments/reproduce/iwae_table1.sh             200 epochs each: for a GPU; on two cores k = 50 takes days
 #     QUICK=1 experiments/reproduce/iwae_table1.sh     ten minutes on two cores: k = 1 and 5, seven and three epochs, so that only
 #                                                      runs of one k can be compared; NLL of 1,000 test images
 #

@@ -127,7 +127,7 @@ def test_the_completion_script_trains_two_runs_and_draws_both(quick, tmp_path):
     trained = [flags["config"].partition(":") for flags in given]
     configurations = [load(ROOT / path).get_config(variant) for path, _, variant in trained]
     assert [config.model.latent_dim for config in configurations] == [50, 0]
-    assert all(config.train.epochs == (6 if quick else 100) for config in configurations)
+    assert all(config.train.epochs == (6 if quick else 200) for config in configurations)
     assert all(flags["config.seed"] == "3" for flags in given)
     first, second = (flags["workdir"] for flags in given)
     script = "experiments/analysis/completions.py"

@@ -117,7 +117,9 @@ KEYS = {
     "optimizer.b1": Key(0.9, "of adam and its kin, and lion", FRACTION),
     "optimizer.b2": Key(0.999, "of adam and its kin, lion, and rmsprop (its decay)", FRACTION),
     "optimizer.momentum": Key(0.9, "of sgd, rmsprop and muon", FRACTION),
-    "optimizer.newton_schulz_steps": Key(5, "of muon: polynomials that orthogonalize a matrix", at_least(1, 100)),
+    "optimizer.newton_schulz_steps": Key(
+        5, "of muon: polynomials that orthogonalize a matrix; 3: minimax ones, else Jordan's", at_least(1, 100)
+    ),
     "optimizer.weight_decay": Key(0.0, "of adamw, lion and muon", NOT_NEGATIVE),
     "optimizer.clip_norm": Key(0.0, "global norm of the gradient; 0: none", NOT_NEGATIVE),
     "optimizer.ema": Key(0.0, "decay of an average of the parameters, used for evaluation; 0: none", FRACTION),
