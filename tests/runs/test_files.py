@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -48,3 +49,21 @@ def test_content_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, m
     files.replace(tmp_path / "summary.json", b"{}")
     assert calls == [".summary.json.tmp", "rename", tmp_path.name]
     assert (tmp_path / "summary.json").read_bytes() == b"{}"
+
+
+def test_every_part_of_a_file_has_its_sum(tmp_path):
+    """Of four megabytes each, the last of what is left; an empty file has one, too. A bit anywhere is seen."""
+    content = os.urandom(2 * files.PART + 3)
+    (tmp_path / "data").write_bytes(content)
+    (tmp_path / "empty").write_bytes(b"")
+    parts = [content[start : start + files.PART] for start in range(0, len(content), files.PART)]
+    assert files.sums(tmp_path) == {"data": [zlib.crc32(part) for part in parts], "empty": [0]}
+    files.seal(tmp_path)
+    assert files.damage(tmp_path) is None
+    for place in (0, files.PART - 1, files.PART, len(content) - 1):
+        flipped = bytearray(content)
+        flipped[place] ^= 8
+        (tmp_path / "data").write_bytes(flipped)
+        assert files.damage(tmp_path) == "data is not what was written"
+    (tmp_path / "data").write_bytes(content[: 2 * files.PART])
+    assert files.damage(tmp_path) == "data is not what was written"

@@ -13,6 +13,7 @@ import filelock
 from vae_jax.errors import RunError
 
 SUMS, LOCK, HOLDER = "crc32.json", ".lock", ".lock.holder"
+PART, CHUNK = 2**22, 2**18  # bytes of one sum, and of one read
 
 
 def sync(path: pathlib.Path) -> None:
@@ -41,22 +42,29 @@ def replace(path: pathlib.Path, content: bytes) -> None:
     sync(path.parent)
 
 
-def sums(folder: pathlib.Path) -> dict[str, int]:
-    """CRC-32 of every file below a folder but its list of sums, by relative path.
+def sums(folder: pathlib.Path) -> dict[str, list[int]]:
+    """CRC-32 of every 4 MB of every file below a folder but its list of sums, by relative path.
 
     It finds every flipped bit and every run of up to 32 bad ones, at three times the speed of sha256.
     """
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     paths.pop(SUMS, None)
+    parts = [(name, start) for name, path in paths.items() for start in range(0, path.stat().st_size or 1, PART)]
+    found: dict[str, list[int]] = {name: [] for name in paths}
     with ThreadPoolExecutor() as pool:
-        return dict(zip(paths, pool.map(checksum, paths.values()), strict=True))
+        values = pool.map(lambda part: checksum(paths[part[0]], part[1]), parts)
+        for (name, _), value in zip(parts, values, strict=True):
+            found[name].append(value)
+    return found
 
 
-def checksum(path: pathlib.Path, chunk: int = 2**18) -> int:
+def checksum(path: pathlib.Path, start: int) -> int:
+    """Of the part of a file that begins at a byte."""
     value = 0
     with open(path, "rb", buffering=0) as file:
-        while part := file.read(chunk):
-            value = zlib.crc32(part, value)
+        file.seek(start)
+        for _ in range(PART // CHUNK):
+            value = zlib.crc32(file.read(CHUNK), value)
     return value
 
 
