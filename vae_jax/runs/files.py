@@ -51,7 +51,7 @@ def sums(folder: pathlib.Path) -> dict[str, list[int]]:
     paths.pop(SUMS, None)
     parts = [(name, start) for name, path in paths.items() for start in range(0, path.stat().st_size or 1, PART)]
     found: dict[str, list[int]] = {name: [] for name in paths}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         values = pool.map(lambda part: checksum(paths[part[0]], part[1]), parts)
         for (name, _), value in zip(parts, values, strict=True):
             found[name].append(value)
