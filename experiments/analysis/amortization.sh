@@ -24,12 +24,11 @@ common=(--config.data.binarization=fixed --config.eval.max_examples=$examples --
 extra=("$@")
 
 # cell NAME COUNT ARGUMENT...: a run on COUNT training images, after `updates` updates of the decoder, each of which is
-# the last of `encoder_steps` of the encoder.
-encoder_steps=1
+# the last of `encoder_steps` of the encoder, 1 if not set.
 cell() {
     local batch=$(($2 < 256 ? $2 : 256))
     batch=$((batch / 4 * 4)) # shared by up to four devices
-    local epochs=$((updates * encoder_steps / ($2 / batch)))
+    local epochs=$((updates * ${encoder_steps:-1} / ($2 / batch)))
     run python -m vae_jax.main --config=experiments/mnist.py --workdir="$RUNS/$1-seed$seed" "${common[@]}" \
         --config.data.num_train="$2" --config.train.batch_size=$batch --config.train.epochs=$epochs \
         --config.train.eval_every=$epochs --config.train.checkpoint_every=$epochs \
@@ -48,9 +47,7 @@ done
 cell mnist-constant $all "${mnist[@]}" --config.inference.kind=constant
 cell mnist-refined-5 $all "${mnist[@]}" --config.inference.kind=semi_amortized --config.inference.steps=5
 if [[ "${QUICK:-}" != 1 ]]; then
-    encoder_steps=5
-    cell mnist-aggressive-5 $all "${mnist[@]}" --config.inference.encoder_steps=$encoder_steps
-    encoder_steps=1
+    encoder_steps=5 cell mnist-aggressive-5 $all "${mnist[@]}" --config.inference.encoder_steps=5
 fi
 for size in $sizes; do
     cell size-$size-encoder $size "${mnist[@]}"

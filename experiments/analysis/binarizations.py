@@ -6,12 +6,10 @@ A published NLL of dynamically binarized images is of one set of draws. Here the
 on eight, seeds 0 to 7 in place of `eval.seed`, with 20 draws of z, and their standard deviation is printed.
 """
 
-import argparse
-
 import numpy as np
 
 from vae_jax import console
-from vae_jax.console import guarded
+from vae_jax.console import Parser, guarded
 from vae_jax.errors import ConfigError
 from vae_jax.evaluation import bounds, with_q_params
 from vae_jax.evaluation.examples import in_chunks, split_examples, summarize
@@ -21,7 +19,7 @@ SEEDS, DRAWS = range(8), 20
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python experiments/analysis/binarizations.py", __doc__)
     parser.add_argument("run", metavar="RUN", help="directory of a trained run")
     given = parser.parse_args(arguments)
     guarded(lambda: show(measure(given.run), given.run))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import several_runs
 from ml_collections import ConfigDict
 
 from vae_jax import console
@@ -39,6 +40,7 @@ def main(arguments=None):
 
 def distill(source, out, epochs=EPOCHS):
     """Trains the encoder and measures it; the summary of the new run."""
+    several_runs.measured(source)  # it is finished
     old, old_params = setups.reopen(source, num_devices=1)
     if old.model.has_encoder:
         raise ConfigError(f"{source} has an encoder already: give a run of inference.kind = per_datapoint")
@@ -97,7 +99,8 @@ def encoders(setup, params, examples):
 
 
 def show(source, out, summary):
-    console.write(f"  KL of the table to the encoder: {directory.read_metrics(out)[-2]['kl_to_table']:.3f} nats")
+    left = [record["kl_to_table"] for record in directory.read_metrics(out) if record["split"] == "train"]
+    console.write(f"  KL of the table to the encoder: {left[-1]:.3f} nats")
     for name, splits in ((source, (directory.read_summary(source) or {})["splits"]), (out, summary["splits"])):
         numbers = [
             f"{split} ELBO {console.number(splits[split]['elbo'])}" for split in splits if "elbo" in splits[split]

@@ -92,8 +92,8 @@ REFINEMENT_KEYS = ASCENT_KEYS | {
     "stop_gradient": Key(True, "semi_amortized: the outer gradient takes the refinement for a constant"),
 }
 ENCODER_KEYS = {
-    "encoder_steps": Key(1, "updates of the encoder for each of all else, on batches of its own", at_least(1)),
-    "encoder_epochs": Key(0, "epochs of such updates, from the first on; 0: all", at_least(0)),
+    "encoder_steps": Key(1, "updates of the encoder for each of the other parameters, on new batches", at_least(1)),
+    "encoder_epochs": Key(0, "the first so many epochs have encoder_steps; 0: all", at_least(0)),
 }
 INFERENCES = {
     "amortized": Inference(amortized, ENCODER_KEYS),

@@ -60,11 +60,11 @@ def sums(folder: pathlib.Path) -> dict[str, list[int]]:
 
 def checksum(path: pathlib.Path, start: int) -> int:
     """Of the part of a file that begins at a byte."""
-    value = 0
+    value, left = 0, PART
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
-        for _ in range(PART // CHUNK):
-            value = zlib.crc32(file.read(CHUNK), value)
+        while left and (read := file.read(min(CHUNK, left))):  # which may be less than was asked for
+            value, left = zlib.crc32(read, value), left - len(read)
     return value
 
 

@@ -24,7 +24,7 @@ def loads(text: str | bytes, where: str) -> Any:
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8; of a name that is none, the bytes that are not as JSON writes them, \\udcff."""
+    """The text in UTF-8; what a file name has that is not UTF-8 becomes a JSON escape, such as \\udcff."""
     return text.encode(errors="backslashreplace")
 
 

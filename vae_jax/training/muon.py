@@ -12,10 +12,10 @@ import optax
 
 __all__ = ["orthogonalize", "polynomials", "scale_by_muon"]
 
-# (a, b, c) of a x + b x^3 + c x^5. Jordan's (2024), the steepest at zero whose iterates stay within 0.7 and 1.2;
+# (a, b, c) of a x + b x^3 + c x^5. Jordan (2024): the steepest at zero whose iterates stay within 0.7 and 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
-# and three that follow one another, each the nearest to 1, in the largest error, on where the one before has left
-# [0.01, 1]: within 0.73 and 1.27 in the end. Amsel et al. (2025), algorithm 1.
+# Amsel et al. (2025), algorithm 1: each has the least largest error |1 - p(x)| on the interval to which the ones before
+# it map [0.01, 1]. The last ends within 0.73 and 1.27.
 THREE = ((8.0933731, -23.6204540, 17.4461708), (3.6365856, -2.7219269, 0.5365463), (2.6612995, -1.9771541, 0.4526164))
 
 

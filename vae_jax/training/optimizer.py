@@ -73,16 +73,18 @@ def make_optimizer(config):
 
 
 def encoder_first(optimizer, encoder_steps, until=0):
-    """Every step updates what makes q, only every `encoder_steps`-th all else, as if the steps between were not.
+    """Updates encoder and posterior at every step, all other parameters at every `encoder_steps`-th step only.
 
-    He et al. (2019), algorithm 1, with the same number of inner updates throughout: by default to the end, or until
-    step `until`, from which on all are updated at every step. (Theirs go on while they help, until mutual information
-    stops climbing.)
+    In between, the optimizer's state of the others stands still, too. What has a rule of its own, the sigma of
+    sigma_mode = optimal, is not an optimizer's and moves at every step.
+
+    He et al. (2019), algorithm 1, but with a fixed number of inner updates, and an end that is given: they stop when
+    the mutual information no longer climbs.
 
     Args:
         optimizer: of all parameters, {'encoder', 'decoder', ...}.
         encoder_steps: 1 changes nothing.
-        until: 0: no end.
+        until: the step from which all parameters are updated at every step; 0: none.
 
     Returns:
         The transformation.
