@@ -51,8 +51,10 @@ def test_content_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, m
     assert (tmp_path / "summary.json").read_bytes() == b"{}"
 
 
-def test_every_part_of_a_file_has_its_sum(tmp_path):
+@pytest.mark.parametrize("chunk", [files.CHUNK, 999_983])  # reads need not divide a part
+def test_every_part_of_a_file_has_its_sum(tmp_path, monkeypatch, chunk):
     """Of four megabytes each, the last of what is left; an empty file has one, too. A bit anywhere is seen."""
+    monkeypatch.setattr(files, "CHUNK", chunk)
     content = os.urandom(2 * files.PART + 3)
     (tmp_path / "data").write_bytes(content)
     (tmp_path / "empty").write_bytes(b"")
