@@ -102,10 +102,10 @@ def draw_run(workdir):
     setup, params = reopen(workdir)
     config, codes = setup.config, setups.training_codes(setup, params, setups.trained_table(setup, workdir))
     test = setups.split_of(setup, "test", config.eval.max_examples)
-    if config.model.latent_dim == 2:  # the scatter shows all, other pictures a few, which need no other fit
+    if config.model.latent_dim == 2:  # the scatter shows all examples
         test = setups.with_codes(setup, params, test)
         shown = gallery.spread_out(test, gallery.PAIRS)
-    else:
+    else:  # q of the few that are shown, which may be fits, and of no others
         shown = setups.with_codes(setup, params, gallery.spread_out(test, gallery.PAIRS))
     records = directory.read_metrics(workdir)
     drawn = gallery.draw_run(config, setup.dataset, setup.model, params, test, shown, records, codes)
