@@ -34,7 +34,7 @@ MAY_IMPORT |= {"__init__": {"distributions", "objectives"}}
 
 # outside package -> the folders or files that may know of it; None is any but the mathematics
 OUTSIDE = {
-    "flax": {"models/networks.py"},
+    "flax": {"models/networks.py", "runs/stages.py"},
     "orbax": {"runs/checkpoint.py"},
     "matplotlib": {"plotting", "reports/charts.py"},
     "tensorflow_datasets": {"data"},

@@ -9,6 +9,7 @@ import pytest
 
 from vae_jax.commands import configuration, diagnose
 from vae_jax.errors import ConfigError, RunError
+from vae_jax.evaluation import gaps
 from vae_jax.evaluation.shortfall import make_runner
 
 FEW = {
@@ -51,6 +52,31 @@ def test_gaps_of_a_run_are_printed_saved_and_drawn(run, capsys, num_simulated):
     assert {"gaps", "posteriors", "curves"} <= set(summary["figures"])
     assert (run / "figures" / "gaps.png").stat().st_size > 5000
     assert "approximation" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_gaps_that_were_stopped_go_on(run, capsys, monkeypatch):
+    """Stopped after q*, as by a signal: the next call measures the rest, and gets what one whole call gets."""
+
+    few = FEW | {"gaps.ais.num_simulated": 0}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with np.load(run / "gaps.npz") as stored:
+        whole = dict(stored)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(gaps, "importance", stop)
+        diagnose.gaps(run, few, 1)
+    assert (run / "gaps.unfinished" / "q_star.npz").exists()
+    monkeypatch.setattr(gaps, "own_family", stop)
+    diagnose.gaps(run, few, 1)
+    assert "q_star: measured before" in capsys.readouterr().out
+    assert not (run / "gaps.unfinished").exists()
+    with np.load(run / "gaps.npz") as values:
+        assert set(values) == set(whole)
+        for name in ("elbo_q", "elbo_q_star", "iwae_q_star", "ais_q", "elbo_q_star_flow"):
+            np.testing.assert_array_equal(values[name], whole[name])
 
 
 def test_where_nobody_may_write_the_numbers_are_printed(tmp_path, monkeypatch, capsys):

@@ -210,7 +210,7 @@ def test_q_star_is_the_best_diagonal_gaussian(correlated):
     chunks = (config.chunk_images, devices.ONE_DEVICE, lambda *done: None)
     run = gaps.make_runner(correlated.model, correlated.params, *chunks)
     examples = {name: correlated.examples[name] for name in ("image", "key", "q_params")}
-    star, _ = gaps.own_family(run, examples, config)
+    star = gaps.own_family(run, examples, config)["fitted"]
     np.testing.assert_allclose(star["q_params"]["mean"], correlated.mean, atol=0.02)
     np.testing.assert_allclose(
         star["q_params"]["log_std"], np.broadcast_to(correlated.log_std, (NUM, LATENT)), atol=0.04

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from vae_jax.evaluation import summary, with_q_params
 from vae_jax.models.inference import has_table
 from vae_jax.models.model import families_of
 from vae_jax.parallel import devices
+from vae_jax.runs import stages
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
@@ -37,7 +39,9 @@ def gaps(workdir, overrides, num_devices=0):
     examples = setups.split_of(setup, "test", config.num_examples)
     examples = with_q_params(model, params, examples, setup.config, spread)
     progress = Stages("gaps", "examples")
-    numbers, values = gaps.measure_gaps(model, params, examples, config, spread, progress)
+    kept = Path(workdir) / "gaps.unfinished"
+    keep = stages.keeper(kept, stages.identity_of(setup.config.to_json_best_effort(), params))
+    numbers, values = gaps.measure_gaps(model, params, examples, config, spread, progress, keep)
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
     if model.latent_dim == 2 and model.has_encoder and model.density_anywhere:
         try:
@@ -46,6 +50,7 @@ def gaps(workdir, overrides, num_devices=0):
             console.write(f"posteriors are not drawn: {error}")
     numbers = summary.name_units(numbers, model, examples, setup.config)
     finish(workdir, "gaps", config, numbers, values, pictures, gap_table(numbers))
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def estimators(workdir, overrides, num_devices=0):

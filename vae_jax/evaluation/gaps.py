@@ -48,31 +48,42 @@ GAPS = {
 }
 
 
-def measure_gaps(model, params, examples, config, spread=ONE_DEVICE, progress=lambda title, done, total: None):
+def measure_gaps(
+    model,
+    params,
+    examples,
+    config,
+    spread=ONE_DEVICE,
+    progress=lambda title, done, total: None,
+    keep=lambda name, measure: measure(),
+):
     """The gaps of a model over examples: ({name: {value, stderr, unit, num_examples}}, {name: array per example}).
 
     examples: 'image', 'key', 'q_params' and where there is one 'condition', each `[N, ...]`, as `with_q_params`
         makes them; the first `config.num_examples` count, and AIS, flow and BDMC take the first of those.
     config: config.gaps. The arrays of the second result are as long as the examples that they were measured on.
+    keep: keep(name, measure) -> measure(), dicts of arrays, or what an earlier process had of it (`runs.stages`).
     """
     run = make_runner(model, params, config.chunk_images, spread, progress)
     examples = {name: examples[name] for name in ("image", "key", "q_params", "condition") if name in examples}
     examples = first(examples, config.num_examples)
-    star, values = own_family(run, examples, config)
-    at_once = min(SAMPLES_AT_ONCE, config.num_samples)
+    own = keep("q_star", lambda: own_family(run, examples, config))
+    star, values = {**examples, **own["fitted"]}, own["values"]
     for name, use, given in (("q", None, examples), ("q_star", Use.GAPS_IWAE_Q_STAR, star)):
         # without a use of its own IWAE from q repeats the NLL of the run
-        estimate = run(f"IWAE from {name}", use, importance_log_px, given, config.num_samples, at_once, images=at_once)
-        values[f"iwae_{name}"] = estimate["log_px"]
-        if "pareto_k" in estimate:
-            values[f"iwae_{name}_pareto_k"] = estimate["pareto_k"]
+        values |= keep(f"iwae_{name}", partial(importance, run, name, use, given, config.num_samples))
     if config.flow.num_examples:
         flow_run = make_runner(with_flow(model), params, config.chunk_images, spread, progress)
-        values |= flow_family(run, flow_run, first(star, config.flow.num_examples), config)
+        values |= keep("flow", partial(flow_family, run, flow_run, first(star, config.flow.num_examples), config))
     if config.ais.num_examples:
-        values |= annealed(run, first(star, config.ais.num_examples), config.ais)
+        for start in config.ais.starts:
+            few = first(star, config.ais.num_examples)
+            values |= keep(f"ais_{start}", partial(annealed, run, few, config.ais, start))
     if config.ais.num_simulated:
-        values |= bidirectional(run, first(examples, config.ais.num_simulated), config)
+        few = first(examples, config.ais.num_simulated)
+        simulated = {**few, **keep("simulated", partial(simulated_examples, run, few, config))}
+        for start in config.ais.starts:
+            values |= keep(f"bdmc_{start}", partial(bidirectional, run, simulated, config.ais, start))
     others = {name: {**star, "z": values.pop(f"{name}_z")} for name in BOUNDS if f"{name}_z" in values}
     values, compared = with_gaps(values)
     numbers = summarize_all(values, compared, config) | shortfall_numbers(run, star, config.fit)
@@ -90,7 +101,7 @@ def first(examples, count):
 
 
 def own_family(run, examples, config):
-    """The examples with the q_params of q*, and L of q and q*."""
+    """What q* of the family is, 'q_params' and whether each fit 'stopped', and L of q and q*."""
     start = {**examples, "q_params": run("starts", Use.GAPS_START, start_table, examples)}
     images = config.fit.num_samples
     fit = lambda title, use, given: {**given, **run(title, use, fit_from, given, config.fit, images=images)}
@@ -99,7 +110,16 @@ def own_family(run, examples, config):
     elbo = lambda title, given: mean_log_weight(run, title, Use.GAPS_REPORT, given, config.elbo_samples)
     values = {"elbo_q": elbo("L[q]", examples), "elbo_q_star": elbo("L[q*]", star), "q_star_start": best}
     stopped = np.stack([np.ones_like(best, bool), *(each["stopped"] for each in fitted)])
-    return {**star, "stopped": stopped[best, np.arange(len(best))]}, values
+    found = {"q_params": star["q_params"], "stopped": stopped[best, np.arange(len(best))]}
+    return {"fitted": found, "values": values}
+
+
+def importance(run, name, use, examples, num_samples):
+    """log p(x) by importance sampling from q or q*, and the index of the weights' tail."""
+    at_once = min(SAMPLES_AT_ONCE, num_samples)
+    found = run(f"IWAE from {name}", use, importance_log_px, examples, num_samples, at_once, images=at_once)
+    tail = {f"iwae_{name}_pareto_k": found["pareto_k"]} if "pareto_k" in found else {}
+    return {f"iwae_{name}": found["log_px"], **tail}
 
 
 def flow_family(run, flow_run, star, config):
@@ -134,31 +154,32 @@ def start_flow(model, params, chunk, flow):
     return {"mean": mean, "log_std": log_std, "flow": jax.vmap(weights)(fold_each(chunk["key"], 1))}
 
 
-def annealed(run, star, config):
-    """AIS for examples that have the q_params of q*, from each of the starts; config: config.gaps.ais."""
-    settings, images, values = settings_of(config), config.num_chains, {}
-    for start in config.starts:
-        found = run(f"AIS from {start}", Use.GAPS_ANNEAL, anneal, star, settings, start, images=images)
-        values |= {f"ais_{start}": found.log_px, f"ais_{start}_acceptance": found.acceptance}
-        values |= {f"ais_{start}_ess": found.ess, f"ais_{start}_z": found.z}
-    return values
+def annealed(run, star, config, start):
+    """AIS for examples that have the q_params of q*; config: config.gaps.ais."""
+    settings, images = settings_of(config), config.num_chains
+    found = run(f"AIS from {start}", Use.GAPS_ANNEAL, anneal, star, settings, start, images=images)
+    named = {"": found.log_px, "_acceptance": found.acceptance, "_ess": found.ess, "_z": found.z}
+    return {f"ais_{start}{ending}": value for ending, value in named.items()}
 
 
-def bidirectional(run, examples, config):
+def simulated_examples(run, examples, config):
+    """Data drawn from the model, with the z of each, and the q_params of their q* where AIS starts from it."""
+    drawn = run("simulating", Use.GAPS_SIMULATE, simulate, examples)
+    if "q" not in config.ais.starts:
+        return drawn
+    simulated = {**examples, **drawn}
+    simulated["q_params"] = run("starts of simulated data", Use.GAPS_SIMULATED_START, start_table, simulated)
+    title, images = "q* of simulated data", config.fit.num_samples
+    fitted = run(title, Use.GAPS_SIMULATED_FIT, fit_from, simulated, config.fit, images=images)
+    return {**drawn, "q_params": fitted["q_params"]}
+
+
+def bidirectional(run, simulated, config, start):
     """AIS and reverse AIS on data drawn from the model: bounds on its log p(x) from both sides."""
-    settings, images = settings_of(config.ais), config.ais.num_chains
-    simulated = {**examples, **run("simulating", Use.GAPS_SIMULATE, simulate, examples)}
-    if "q" in config.ais.starts:
-        simulated["q_params"] = run("starts of simulated data", Use.GAPS_SIMULATED_START, start_table, simulated)
-        title, use, draws = "q* of simulated data", Use.GAPS_SIMULATED_FIT, config.fit.num_samples
-        simulated |= run(title, use, fit_from, simulated, config.fit, images=draws)
-    values = {}
-    for start in config.ais.starts:
-        title, use = f"BDMC from {start}", Use.GAPS_SIMULATED_ANNEAL
-        up, down = run(title, use, anneal, simulated, settings, start, True, images=images)
-        values |= {f"bdmc_{start}_lower": up.log_px, f"bdmc_{start}_upper": down.log_px}
-        values[f"bdmc_{start}_acceptance"] = down.acceptance
-    return values
+    title, use, images = f"BDMC from {start}", Use.GAPS_SIMULATED_ANNEAL, config.num_chains
+    up, down = run(title, use, anneal, simulated, settings_of(config), start, True, images=images)
+    named = {"lower": up.log_px, "upper": down.log_px, "acceptance": down.acceptance}
+    return {f"bdmc_{start}_{name}": value for name, value in named.items()}
 
 
 def settings_of(config):
