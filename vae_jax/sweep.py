@@ -145,13 +145,12 @@ def table(workdirs):
     from vae_jax import console
     from vae_jax.runs import directory
 
-    lines, width = [], max((len(str(workdir)) for workdir in workdirs), default=0)
+    rows = []
     for workdir in workdirs:
         test = (directory.read_summary(workdir) or {})["splits"]["test"]
         shown = [name for name in ("elbo", "nll", "cross_entropy", "log_likelihood") if name in test][:2]
-        numbers = "   ".join(f"{name} {console.number(test[name])}" for name in shown)
-        lines.append(f"  {workdir!s:{width}}  test  {numbers}")
-    return "\n".join(lines)
+        rows.append((str(workdir), "test", "   ".join(f"{name} {console.number(test[name])}" for name in shown)))
+    return "\n".join(console.columns(rows) if rows else ())
 
 
 def parse(arguments):

@@ -79,6 +79,8 @@ def test_capabilities_are_attributes_of_the_class_not_leaves():
     assert [distributions.Dirac.has_density, distributions.Dirac.density_anywhere] == [False, False]
     for family in (distributions.PlanarFlow, distributions.InverseAutoregressiveFlow):
         assert family.has_density and not family.density_anywhere and family.has_rsample
+    for family in (distributions.PlanarFlow, distributions.InverseAutoregressiveFlow, distributions.CouplingFlow):
+        assert "mean" not in family.__dataclass_fields__  # which would be taken for E[z]
     assert distributions.CouplingFlow.density_anywhere and distributions.TwoLayerPosterior.has_rsample
 
 

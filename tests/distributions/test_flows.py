@@ -49,7 +49,7 @@ def test_log_density_is_that_of_the_noise_less_the_full_log_determinant(key, flo
         for number in range(LAYERS):
             scale, shift = q.scale_and_shift(jax.tree.map(lambda leaf, number=number: leaf[number], q.layers()), u)
             u = u * jnp.exp(scale) + shift
-        return q.mean + jnp.exp(q.log_std) * u
+        return q.base_mean + jnp.exp(q.base_log_std) * u
 
     jacobian = jax.jit(jax.jacfwd(forward))(eps)  # [B, Z, B, Z]
     own = np.stack([jacobian[b, :, b] for b in range(BATCH)])
@@ -71,8 +71,8 @@ def test_a_draw_and_its_inverse_agree(key, float64, per_example):
 def test_it_is_gaussian_with_initial_weights(key):
     q = make_flow()
     weights = jax.jit(lambda key: flows.init_coupling(key, LATENT, LAYERS, WIDTH, CONTEXT))(key)
-    q = flows.CouplingFlow(q.mean, q.log_std, q.context, weights)
-    gaussian = Normal(q.mean, q.log_std)
+    q = flows.CouplingFlow(q.base_mean, q.base_log_std, q.context, weights)
+    gaussian = Normal(q.base_mean, q.base_log_std)
     ours, theirs = sample_and_log_prob(q, key, (4,)), sample_and_log_prob(gaussian, key, (4,))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
     np.testing.assert_allclose(log_prob(q, ours[0]), log_prob(gaussian, ours[0]), rtol=1e-5)
@@ -81,7 +81,7 @@ def test_it_is_gaussian_with_initial_weights(key):
 def test_shared_weights_are_the_same_weights_for_each_example(key):
     q = make_flow()
     repeated = jax.tree.map(lambda leaf: np.stack([leaf] * BATCH), q.weights)
-    each = flows.CouplingFlow(q.mean, q.log_std, q.context, repeated)
+    each = flows.CouplingFlow(q.base_mean, q.base_log_std, q.context, repeated)
     for a, b in zip(sample_and_log_prob(q, key, (4,)), sample_and_log_prob(each, key, (4,)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_an_example_has_its_own_noise(key):
     """A key per example: a row's draws do not depend on the batch around it."""
     q, keys = make_flow(), jax.random.split(key, BATCH)
     whole = sample_and_log_prob(q, keys, (4,))[0]
-    rest = flows.CouplingFlow(q.mean[1:], q.log_std[1:], q.context[1:], q.weights)
+    rest = flows.CouplingFlow(q.base_mean[1:], q.base_log_std[1:], q.context[1:], q.weights)
     part = sample_and_log_prob(rest, keys[1:], (4,))[0]
     np.testing.assert_allclose(whole[:, 1:], part, rtol=1e-6, atol=2e-6)  # another batch, other float32 sums
 
@@ -127,7 +127,9 @@ def test_extremes_are_finite_in_value_and_gradient(key):
     for size, mean, log_std in itertools.product((1.0, 1e3), (-1e4, 1e4), (-20.0, 20.0)):
         q = make_flow()
         weights = jax.tree.map(lambda leaf, size=size: size * leaf, q.weights)
-        q = flows.CouplingFlow(jnp.full_like(q.mean, mean), jnp.full_like(q.log_std, log_std), q.context, weights)
+        q = flows.CouplingFlow(
+            jnp.full_like(q.base_mean, mean), jnp.full_like(q.base_log_std, log_std), q.context, weights
+        )
         for value in (0.0, -mean):
             results = function(q, jnp.full((1, BATCH, LATENT), value), key)
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
@@ -223,7 +225,7 @@ def test_autoregressive_layers_are_undone_in_one_pass_for_each_dimension(float64
     into, out = flows.autoregressive_masks(*q.weights["in"].shape, LATENT)
     weights = {**q.weights, "in": into * q.weights["in"], "out": out * q.weights["out"]}
     network = jax.jit(flows.network)
-    u = (np.asarray(z) - q.mean) * np.exp(-q.log_std)
+    u = (np.asarray(z) - q.base_mean) * np.exp(-q.base_log_std)
     for number in reversed(range(LAYERS)):
         after, u = u, np.full_like(u, 3.0)
         for _ in range(LATENT):
@@ -239,8 +241,8 @@ def test_planar_layers_are_undone_by_bisection_along_w(float64, scale_w):
     """With a = w.u: w.u' = a + w.v' tanh(a + b), which grows with a while w.v' > -1; then u = u' - v' tanh(a + b)."""
     q, eps = make_draws_only("planar"), np.random.default_rng(2).normal(size=(4, BATCH, LATENT))
     weights = {"w": scale_w * q.weights["w"], "v": q.weights["v"] / scale_w, "b": q.weights["b"]}
-    q = flows.PlanarFlow(q.mean, q.log_std, weights)
-    u = (np.asarray(jax.jit(from_noise)(q, eps)[0]) - q.mean) * np.exp(-q.log_std)
+    q = flows.PlanarFlow(q.base_mean, q.base_log_std, weights)
+    u = (np.asarray(jax.jit(from_noise)(q, eps)[0]) - q.base_mean) * np.exp(-q.base_log_std)
     for number in reversed(range(LAYERS)):
         w, v, b = (weights[name][:, number] for name in "wvb")
         dot = (w * v).sum(-1)
@@ -263,14 +265,14 @@ def test_it_is_gaussian_at_its_start(key, name):
     for latent in (1, LATENT):
         q = make_draws_only(name, latent=latent)
         if name == "planar":
-            q = flows.PlanarFlow(q.mean, q.log_std, {**q.weights, "v": np.zeros_like(q.weights["v"])})
+            q = flows.PlanarFlow(q.base_mean, q.base_log_std, {**q.weights, "v": np.zeros_like(q.weights["v"])})
         else:
             weights = flows.init_autoregressive(key, latent, LAYERS, WIDTH, CONTEXT)
-            q = flows.InverseAutoregressiveFlow(q.mean, q.log_std, q.context, weights)
+            q = flows.InverseAutoregressiveFlow(q.base_mean, q.base_log_std, q.context, weights)
         eps = np.random.default_rng(3).normal(size=(4, BATCH, latent))
         z, log_q = jax.jit(from_noise)(q, eps)
-        np.testing.assert_allclose(z, q.mean + np.exp(q.log_std) * eps, rtol=1e-5, atol=1e-6)
-        expected = (-0.5 * (eps**2 + np.log(2 * np.pi)) - q.log_std).sum(-1)
+        np.testing.assert_allclose(z, q.base_mean + np.exp(q.base_log_std) * eps, rtol=1e-5, atol=1e-6)
+        expected = (-0.5 * (eps**2 + np.log(2 * np.pi)) - q.base_log_std).sum(-1)
         np.testing.assert_allclose(log_q, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -308,7 +310,10 @@ def test_draws_only_with_extremes_are_finite_and_every_parameter_is_a_leaf(name)
     for size, mean, log_std in itertools.product((0.0, 1e-8, 1.0, 1e3), (-1e4, 1e4), (-20.0, 20.0)):
         weights = {name: size * leaf for name, leaf in q.weights.items()}
         scaled = dataclasses.replace(
-            q, mean=np.full_like(q.mean, mean), log_std=np.full_like(q.log_std, log_std), weights=weights
+            q,
+            base_mean=np.full_like(q.base_mean, mean),
+            base_log_std=np.full_like(q.base_log_std, log_std),
+            weights=weights,
         )
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(function(scaled)))
 

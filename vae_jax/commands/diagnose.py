@@ -176,7 +176,8 @@ def gap_table(numbers):
 def number_table(numbers):
     """A line for each number: its name, value and standard error, and how many examples it is of where it says so."""
     count = lambda entry: f"{entry['num_examples']:6} examples" if "num_examples" in entry else ""
-    return aligned([(spaced(name), console.number(entry), count(entry)) for name, entry in numbers.items()])
+    rows = [(spaced(name), console.number(entry), count(entry)) for name, entry in numbers.items()]
+    return "\n".join(console.columns(rows))
 
 
 def noise_table(values, statistics):
@@ -187,14 +188,8 @@ def noise_table(values, statistics):
             for k, count in enumerate(values["num_samples"]):
                 pairs = [(values[s][n, k, p], values[f"{s}_stderr"][n, k, p]) for s in statistics]
                 rows.append((str(part), str(name), str(count), *(console.measured(*pair) for pair in pairs)))
-    return aligned(rows)
+    return "\n".join(console.columns(rows))
 
 
 def spaced(name):
     return name.replace("_", " ")
-
-
-def aligned(rows):
-    """Rows of texts as lines with columns of one width each."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

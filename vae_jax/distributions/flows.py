@@ -24,21 +24,21 @@ from vae_jax.distributions.protocol import Shape, distribution
 MAX_SCALE = 2.0  # a layer stretches by at most e^2, so that a flow is finite, and invertible, whatever its weights
 
 
-@distribution("mean", "log_std", "context", "weights")
+@distribution("base_mean", "base_log_std", "context", "weights", event="base_mean")
 class CouplingFlow:
     """q(z) of a Gaussian transformed by coupling layers; z `[K, B, Z]`, Z >= 2.
 
     Attributes:
-        mean: of the Gaussian, `[B, Z]`; the layers move the mean of z.
-        log_std: `[B, Z]`.
+        base_mean: of the Gaussian, `[B, Z]`; the layers move the mean of z, which has no formula.
+        base_log_std: `[B, Z]`.
         context: `[B, C]`, what the layers' networks see of each example; C may be 0.
         weights: a dict as from `init_coupling`, shared by the batch, or with a leading axis `[B, ...]`, one set each.
 
     Source: Dinh et al. (2017), eq. 7 to 9.
     """
 
-    mean: jax.Array
-    log_std: jax.Array
+    base_mean: jax.Array
+    base_log_std: jax.Array
     context: jax.Array
     weights: dict
 
@@ -60,16 +60,16 @@ class CouplingFlow:
             scale, shift = self.scale_and_shift(layer, u)
             return ((u - shift) * jnp.exp(-scale), log_scale + scale.sum(-1)), None
 
-        u = (value - self.mean) * std_from_log(-self.log_std)
+        u = (value - self.base_mean) * std_from_log(-self.base_log_std)
         start = (u, jnp.zeros_like(u[..., 0]))
         (eps, log_scale), _ = jax.lax.scan(backward, start, self.layers(), reverse=True)
-        return base_log_prob(eps, self.log_std) - log_scale
+        return base_log_prob(eps, self.base_log_std) - log_scale
 
     def layers(self):
         """(mask, weights) with the layers in front, for a scan: [layers, Z] and [layers, ...] or [layers, B, ...]."""
         per_example = self.weights["in"].ndim == 4
         weights = {name: jnp.moveaxis(leaf, 1, 0) if per_example else leaf for name, leaf in self.weights.items()}
-        return masks(len(weights["in"]), self.mean.shape[-1]), weights
+        return masks(len(weights["in"]), self.base_mean.shape[-1]), weights
 
     def scale_and_shift(self, layer, u):
         """What a layer does to u `[..., B, Z]`: log scale and shift, both 0 in the part that it keeps."""
@@ -78,21 +78,21 @@ class CouplingFlow:
         return (1 - keep) * scale, (1 - keep) * shift
 
 
-@distribution("mean", "log_std", "context", "weights", density_anywhere=False)
+@distribution("base_mean", "base_log_std", "context", "weights", density_anywhere=False, event="base_mean")
 class InverseAutoregressiveFlow:
     """q(z) of a Gaussian transformed by autoregressive layers, each in the opposite order; z `[K, B, Z]`.
 
     Attributes:
-        mean: of the Gaussian, `[B, Z]`; the layers move the mean of z.
-        log_std: `[B, Z]`.
+        base_mean: of the Gaussian, `[B, Z]`; the layers move the mean of z, which has no formula.
+        base_log_std: `[B, Z]`.
         context: `[B, C]`, what the layers' networks see of each example; C may be 0.
         weights: a dict as from `init_autoregressive`, shared by the batch.
 
     Source: Kingma et al. (2016), eq. 10.
     """
 
-    mean: jax.Array
-    log_std: jax.Array
+    base_mean: jax.Array
+    base_log_std: jax.Array
     context: jax.Array
     weights: dict
 
@@ -105,7 +105,7 @@ class InverseAutoregressiveFlow:
     ) -> tuple[jax.Array, jax.Array]:
         """Draws and their log densities, computed from the noise of the draw. The key is consumed."""
         layers, inputs, width = self.weights["in"].shape
-        into, out = autoregressive_masks(layers, inputs, width, self.mean.shape[-1])
+        into, out = autoregressive_masks(layers, inputs, width, self.base_mean.shape[-1])
         weights = {**self.weights, "in": into * self.weights["in"], "out": out * self.weights["out"]}
         step = affine_step(lambda layer, u: network(layer, u, self.context))
         return push(self, key, sample_shape, antithetic, step, weights)
@@ -115,22 +115,22 @@ class InverseAutoregressiveFlow:
         raise ValueError(OWN_DRAWS_ONLY.format("inverse autoregressive flow ('iaf')"))
 
 
-@distribution("mean", "log_std", "weights", density_anywhere=False)
+@distribution("base_mean", "base_log_std", "weights", density_anywhere=False, event="base_mean")
 class PlanarFlow:
     """q(z) of a Gaussian transformed by planar layers with weights for each example; z `[K, B, Z]`.
 
     Where w.v < -1, for which a layer has no inverse, v is moved along w (appendix A.1); v = 0 is the identity.
 
     Attributes:
-        mean: of the Gaussian, `[B, Z]`; the layers move the mean of z.
-        log_std: `[B, Z]`.
+        base_mean: of the Gaussian, `[B, Z]`; the layers move the mean of z, which has no formula.
+        base_log_std: `[B, Z]`.
         weights: {'w': `[B, layers, Z]`, 'v': `[B, layers, Z]`, 'b': `[B, layers]`}.
 
     Source: Rezende and Mohamed (2015), eq. 10.
     """
 
-    mean: jax.Array
-    log_std: jax.Array
+    base_mean: jax.Array
+    base_log_std: jax.Array
     weights: dict
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> jax.Array:
@@ -157,9 +157,9 @@ OWN_DRAWS_ONLY = (
 
 def push(q, key, sample_shape, antithetic, step, layers):
     """Draws eps, applies the layers `step((u, log_det), layer)`, then q's scale and mean: (z, log q(z))."""
-    eps = standard_normal(key, sample_shape, q.mean.shape, antithetic)
+    eps = standard_normal(key, sample_shape, q.base_mean.shape, antithetic)
     (u, log_det), _ = jax.lax.scan(step, (eps, jnp.zeros_like(eps[..., 0])), layers)
-    return q.mean + std_from_log(q.log_std) * u, base_log_prob(eps, q.log_std) - log_det
+    return q.base_mean + std_from_log(q.base_log_std) * u, base_log_prob(eps, q.base_log_std) - log_det
 
 
 def affine_step(scale_and_shift):

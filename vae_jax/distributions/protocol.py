@@ -27,9 +27,10 @@ T = TypeVar("T")
 class Distribution(Protocol):
     """What is asked of q(z|x), p(z) and p(x|z), ours or another library's: NumPyro's two methods.
 
-    Two attributes are read where there are any. `event_shape`, of one value: a value of another shape is refused where
-    it would broadcast. `has_rsample`, False where the gradient through draws misses a part, as NumPyro says it of
-    discrete distributions and mixtures: such a q is drawn and measured, and refused where that gradient is asked for.
+    Three attributes are read where there are any. `event_shape`, of one value: a value of another shape is refused
+    where it would broadcast. `mean`, E[z]: where there is none, draws are averaged. `has_rsample`, False where the
+    gradient through draws misses a part, as NumPyro says it of discrete distributions and mixtures: such a q is drawn
+    and measured, and refused where that gradient is asked for.
     """
 
     def sample(self, key: jax.Array, sample_shape: Shape = ()) -> Any:

@@ -7,6 +7,7 @@
     summary.json         final numbers, units, standard errors      report.html        one page made of all of it
     config_history.jsonl what config.json and environment.json were before a resume changed them
     checkpoints/  figures/*.png
+    gaps.npz, gaps.unfinished/      values of single examples by --mode=gaps; its finished stages, while there are more
 
 Files are replaced whole (a temporary name, then a rename), lines are appended whole, so a process killed at any moment
 leaves a directory that reads. All JSON is strict: a float that is not finite is stored as the string 'nan', 'inf' or
