@@ -167,28 +167,49 @@ def test_categorical_is_scipys(float64):
 CONCENTRATIONS = [(1e-8, 1e-8), (0.5, 2.0), (7.9, 8.1), (30.0, 70.0), (1e3, 1e3), (1e5, 3e5), (4e8, 4e8), (1e-3, 1e6)]
 
 
-def test_beta_binomial_is_scipys(float64):
+def scipys_beta_binomial(levels):
+    """(log a, log b, values of every level, their log probabilities) at CONCENTRATIONS."""
     log_a, log_b = np.log(np.transpose(CONCENTRATIONS))[..., None]
-    scipys = scipy.stats.betabinom.logpmf(255 * grid(256)[:, None], 255, np.exp(log_a), np.exp(log_b))[..., 0]
-    at = np.broadcast_to(grid(256)[:, None], (256, len(log_a), 1))
-    np.testing.assert_allclose(log_prob(likelihoods.BetaBinomial(log_a, log_b), at), scipys, rtol=1e-6, atol=1e-5)
+    k, n = (levels - 1) * grid(levels)[:, None], levels - 1
+    at = np.broadcast_to(grid(levels)[:, None], (levels, len(log_a), 1))
+    return log_a, log_b, at, scipy.stats.betabinom.logpmf(k, n, np.exp(log_a), np.exp(log_b))[..., 0]
 
 
-def test_beta_binomial_keeps_its_digits_in_float32():
+@pytest.mark.parametrize("levels", [2, 16, 17, 256])  # few are a product of ratios, two by two
+def test_beta_binomial_is_scipys(float64, levels):
+    log_a, log_b, at, scipys = scipys_beta_binomial(levels)
+    p = likelihoods.BetaBinomial(log_a, log_b, levels)
+    np.testing.assert_allclose(log_prob(p, at), scipys, rtol=1e-6, atol=1e-5)
+
+
+def test_few_levels_have_the_gradient_of_many(float64):
+    """The rule of `log_ratios` against central differences of its value."""
+    log_a, log_b, at, _ = scipys_beta_binomial(17)
+    keep = slice(1, 7)  # where differences have digits
+    value = lambda log_a, log_b: likelihoods.BetaBinomial(log_a, log_b, 17).log_prob(at[:, keep]).sum(0)
+    found = jax.jit(jax.grad(lambda a, b: value(a, b).sum(), (0, 1)))(log_a[keep], log_b[keep])
+    for i, own in enumerate(found):
+        step = [1e-5 * (j == i) for j in range(2)]
+        up, down = (value(log_a[keep] + s * step[0], log_b[keep] + s * step[1]) for s in (1, -1))
+        np.testing.assert_allclose(own[:, 0], (up - down) / 2e-5, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_beta_binomial_keeps_its_digits_in_float32(levels):
     """Value to 5e-4 nats at any concentration, where a difference of log Gammas is off by 200; then the gradient.
 
     For large a and b the gradient is that of a Binomial: k - n a / (a + b) in the log odds, to order n^2 / (a + b).
     """
-    log_a, log_b = np.log(np.transpose(CONCENTRATIONS))[..., None]
-    scipys = scipy.stats.betabinom.logpmf(255 * grid(256)[:, None], 255, np.exp(log_a), np.exp(log_b))[..., 0]
-    p = likelihoods.BetaBinomial(np.asarray(log_a, np.float32), np.asarray(log_b, np.float32))
-    at = np.broadcast_to(grid(256)[:, None], (256, len(log_a), 1)).astype(np.float32)
-    np.testing.assert_allclose(log_prob(p, at), scipys, rtol=1e-6, atol=1e-3)
-    np.testing.assert_allclose(np.exp(log_prob(p, at)).sum(0), 1, atol=5e-4)
-    for k in (0, 100, 255):
-        one = gradients(likelihoods.BetaBinomial(np.log(np.full(1, 4e8)), np.log(np.full(1, 1e8))), np.full(1, k / 255))
-        np.testing.assert_allclose(one.log_a, k - 255 * 0.8, atol=0.02)
-        np.testing.assert_allclose(one.log_b, -(k - 255 * 0.8), atol=0.02)
+    log_a, log_b, at, scipys = scipys_beta_binomial(levels)
+    n = levels - 1
+    p = likelihoods.BetaBinomial(np.float32(log_a), np.float32(log_b), levels)
+    np.testing.assert_allclose(log_prob(p, np.float32(at)), scipys, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(np.exp(log_prob(p, np.float32(at))).sum(0), 1, atol=5e-4)
+    for k in (0, 100 * n // 255, n):
+        q = likelihoods.BetaBinomial(np.log(np.full(1, 4e8)), np.log(np.full(1, 1e8)), levels)
+        one = gradients(q, np.full(1, k / n))
+        np.testing.assert_allclose(one.log_a, k - n * 0.8, atol=0.02)
+        np.testing.assert_allclose(one.log_b, -(k - n * 0.8), atol=0.02)
 
 
 def test_beta_binomial_draws_at_extremes(key):
@@ -295,8 +316,9 @@ def extreme(name, location, log_scale):
         return likelihoods.ContinuousBernoulli(at(location))
     if name == "categorical":
         return likelihoods.Categorical(location * np.linspace(-1, 1, 256) * np.ones((2, 1, 1)))
-    if name == "beta_binomial":
-        return likelihoods.BetaBinomial(at(math.copysign(20.0, location)), at(log_scale))
+    if name.startswith("beta_binomial"):
+        levels = 17 if name == "beta_binomial of few levels" else 256
+        return likelihoods.BetaBinomial(at(math.copysign(20.0, location)), at(log_scale), levels)
     if name == "logistic":
         return likelihoods.DiscretizedLogistic(at(location), at(log_scale))
     channels = (1,) if name == "logistic_mixture" else ()
@@ -305,9 +327,10 @@ def extreme(name, location, log_scale):
     return likelihoods.LogisticMixture(full(location), full(location), np.full(axes, log_scale), full(location), 256, 1)
 
 
-@pytest.mark.parametrize(
-    "name", ["continuous_bernoulli", "categorical", "beta_binomial", "logistic", "logistic_mixture", "colour"]
-)
+EXTREMES = ("continuous_bernoulli", "categorical", "beta_binomial", "beta_binomial of few levels")
+
+
+@pytest.mark.parametrize("name", [*EXTREMES, "logistic", "logistic_mixture", "colour"])
 def test_extremes_are_finite_in_value_and_gradient(name):
     """|logit|, |mean| = 1e4 and |log scale| = 20, at the darkest, the brightest and a grey value."""
     function = jax.jit(jax.value_and_grad(lambda p, value: p.log_prob(value).sum() + 1e-3 * p.mean.sum()))

@@ -7,6 +7,7 @@ both, and with half of what was written to a file since.
 
 import itertools
 import os
+import threading
 from pathlib import Path
 
 import jax
@@ -86,6 +87,7 @@ def losses(tmp_path, monkeypatch):
     root = tmp_path / "disk"
     root.mkdir()
     disk, saved, moments, seen = Disk(root), [], [], set()
+    one_at_a_time = threading.Lock()
 
     def moment(known=()):
         for state in disk.states():
@@ -98,12 +100,13 @@ def losses(tmp_path, monkeypatch):
         original = getattr(owner, name)
 
         def call(*args, **kwargs):
-            if before:
+            with one_at_a_time:  # a checkpoint's files are synced by a thread of their own
+                if before:
+                    moment(seen)
+                result = original(*args, **kwargs)
+                if name == "fsync":
+                    disk.sync(os.fstat(args[0]).st_ino)
                 moment(seen)
-            result = original(*args, **kwargs)
-            if name == "fsync":
-                disk.sync(os.fstat(args[0]).st_ino)
-            moment(seen)
             return result
 
         monkeypatch.setattr(owner, name, call)

@@ -69,10 +69,14 @@ def checksum(path: pathlib.Path, start: int) -> int:
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes the sums of a complete folder into it, and everything in it to the disk."""
-    (folder / SUMS).write_text(json.dumps(sums(folder)))
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
+    """Writes the sums of a complete folder into it, and everything in it to the disk, which takes place meanwhile."""
+    paths = [*folder.rglob("*")]
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(lambda: [sync(path) for path in paths])
+        (folder / SUMS).write_text(json.dumps(sums(folder)))
+        synced.result()
+    sync(folder / SUMS)
+    sync(folder)
 
 
 def damage(folder: pathlib.Path) -> str | None:
