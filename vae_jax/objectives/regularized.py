@@ -211,8 +211,13 @@ def autoencoder(key, x, q, decode, prior=None, num_samples=1, *, kl="auto", code
     Returns:
         The objective `[B]` and an `Elbo` with log_likelihood, log_lik and z, nats per example.
 
+    Raises:
+        TypeError: a q without a mean, a flow.
+
     Source: Ghosh et al. (2020), eq. 6.
     """
+    if not hasattr(q, "mean"):
+        raise TypeError(f"an autoencoder decodes the mean of q, and {type(q).__name__} has none: use Dirac")
     z = q.mean[None]
     log_lik = checked_log_prob("decode(z)", decode(z), x, (1, len(q.mean)), 1)
     reconstruction = log_lik.mean(0)
