@@ -1,5 +1,7 @@
 """What a distribution says that it can do, against what it does."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +98,29 @@ def test_other_libraries_are_taken_to_have_a_density_and_our_decorator_serves_us
 
 def test_the_standard_normal_has_a_mean():
     np.testing.assert_array_equal(distributions.StandardNormal((3,)).mean, np.zeros(3))
+
+
+def test_no_family_is_taken_for_another():
+    """Where the structures of two pytrees are equal, a jitted function may run the program of one on the other."""
+    one = jnp.zeros((1, 1))
+    families = [cls for cls in vars(distributions).values() if hasattr(cls, "__dataclass_fields__")]
+    made = {cls.__name__: cls(**dict.fromkeys(cls.__dataclass_fields__, one) | fixed(cls)) for cls in families}
+    structures = {name: jax.tree.structure(q) for name, q in made.items()}
+    assert len(structures) > 10
+    for name, other in itertools.combinations(structures, 2):
+        assert structures[name] != structures[other], (name, other)
+
+
+def fixed(cls):
+    """Fields of a family that are no leaves, in all families the same."""
+    every = {"levels": 4, "event_ndims": 1, "event_shape": (1,), "dim": 1}
+    return {name: value for name, value in every.items() if name in cls.__dataclass_fields__}
+
+
+def test_a_field_that_is_neither_a_leaf_nor_static_is_refused():
+    with pytest.raises(ValueError, match="Own has other fields than mean"):
+
+        @distribution("mean")
+        class Own:
+            mean: jax.Array
+            log_std: jax.Array

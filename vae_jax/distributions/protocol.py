@@ -134,6 +134,15 @@ def distribution(
         cls.has_density, cls.density_anywhere, cls.has_rsample = has_density, density_anywhere, has_rsample
         if event in data:
             cls.event_shape = property(event_shape)
-        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
+        if {*data, *static} != {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f"{cls.__name__} has other fields than {', '.join((*data, *static))}")
+        # not as a dataclass: jax 0.10 takes two of those with the same fields for one another, so that in one of a hundred
+        # processes a jitted function would run the program of another family without a word
+        fixed = lambda q: tuple(getattr(q, name) for name in static)
+        keyed = lambda q: (tuple((jax.tree_util.GetAttrKey(name), getattr(q, name)) for name in data), fixed(q))
+        plain = lambda q: (tuple(getattr(q, name) for name in data), fixed(q))
+        made = lambda fixed, leaves: cls(**dict(zip((*data, *static), (*leaves, *fixed), strict=True)))
+        jax.tree_util.register_pytree_with_keys(cls, keyed, made, plain)
+        return cls
 
     return register
