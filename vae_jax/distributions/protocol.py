@@ -136,8 +136,8 @@ def distribution(
             cls.event_shape = property(event_shape)
         if {*data, *static} != {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(f"{cls.__name__} has other fields than {', '.join((*data, *static))}")
-        # not as a dataclass: jax 0.10 takes two of those with the same fields for one another, so that in one of a hundred
-        # processes a jitted function would run the program of another family without a word
+        # not as a dataclass: jax 0.10 takes two of those with the same fields for one another, so that in one of a
+        # hundred processes a jitted function would run the program of another family without a word
         fixed = lambda q: tuple(getattr(q, name) for name in static)
         keyed = lambda q: (tuple((jax.tree_util.GetAttrKey(name), getattr(q, name)) for name in data), fixed(q))
         plain = lambda q: (tuple(getattr(q, name) for name in data), fixed(q))
