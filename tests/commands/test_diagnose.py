@@ -63,6 +63,8 @@ def test_gaps_that_were_stopped_go_on(run, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
+    (run / "gaps.npz").unlink(missing_ok=True)
+    diagnose.gaps(run, few, 1)
     with np.load(run / "gaps.npz") as stored:
         whole = dict(stored)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
