@@ -1,7 +1,6 @@
 """Correlated, mixed and layered Gaussians against SciPy, NumPyro, formulas in float64 and quadrature."""
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpyro.distributions as dist
 import pytest
 import scipy.special
 import scipy.stats
+from checks import within
 
 from vae_jax.distributions import gaussians
 from vae_jax.distributions.basic import Normal, StandardNormal, closed_form_kl
@@ -91,14 +91,6 @@ def two_layers(low=2, high=3, batch=BATCH):
     lower = Normal(*(0.5 * rng.normal(size=(batch, low)) for _ in range(2)))
     q = gaussians.TwoLayerPosterior(lower, jax.tree_util.Partial(layer, weights(low, high)))
     return q, gaussians.TwoLayerPrior(jax.tree_util.Partial(layer, weights(high, low)), high)
-
-
-def within(samples, expected, errors=5):
-    """Asserts that the mean of independent samples `[N, ...]` is what is expected, within `errors` standard errors."""
-    samples = np.asarray(samples, np.float64)
-    stderr = samples.std(0, ddof=1) / math.sqrt(len(samples))
-    assert (stderr > 0).all()
-    np.testing.assert_array_less(np.abs(samples.mean(0) - expected), errors * stderr)
 
 
 def plane(half_width, points=401):

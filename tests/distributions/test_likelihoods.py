@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from checks import check_derivatives, within
 
 from vae_jax.distributions import likelihoods
 
@@ -28,14 +29,6 @@ gradients = compiled(jax.grad(lambda p, value: p.log_prob(value).sum()))
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-def within(samples, expected, errors=5):
-    """Asserts that the mean of independent samples `[N, ...]` is what is expected, within `errors` standard errors."""
-    samples = np.asarray(samples, np.float64)
-    stderr = samples.std(0, ddof=1) / math.sqrt(len(samples))
-    assert (stderr > 0).all()
-    np.testing.assert_array_less(np.abs(samples.mean(0) - expected), errors * stderr)
 
 
 def random_parameters(*shapes):
@@ -182,16 +175,12 @@ def test_beta_binomial_is_scipys(float64, levels):
     np.testing.assert_allclose(log_prob(p, at), scipys, rtol=1e-6, atol=1e-5)
 
 
-def test_few_levels_have_the_gradient_of_many(float64):
-    """The rule of `log_ratios` against central differences of its value."""
-    log_a, log_b, at, _ = scipys_beta_binomial(17)
-    keep = slice(1, 7)  # where differences have digits
-    value = lambda log_a, log_b: likelihoods.BetaBinomial(log_a, log_b, 17).log_prob(at[:, keep]).sum(0)
-    found = jax.jit(jax.grad(lambda a, b: value(a, b).sum(), (0, 1)))(log_a[keep], log_b[keep])
-    for i, own in enumerate(found):
-        step = [1e-5 * (j == i) for j in range(2)]
-        up, down = (value(log_a[keep] + s * step[0], log_b[keep] + s * step[1]) for s in (1, -1))
-        np.testing.assert_allclose(own[:, 0], (up - down) / 2e-5, rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("concentrations", CONCENTRATIONS[1:4])  # where differences have digits
+def test_few_levels_have_the_derivatives_of_their_value(float64, concentrations):
+    """The rule of `log_ratios`, and the derivative of that rule, against differences."""
+    weights = np.random.default_rng(8).normal(size=17)
+    each = lambda log_a_b: likelihoods.BetaBinomial(log_a_b[:1], log_a_b[1:], 17).log_prob(grid(17))
+    check_derivatives(lambda log_a_b: (weights * each(log_a_b)).sum(), np.log(concentrations))
 
 
 @pytest.mark.parametrize("levels", [17, 256])

@@ -28,18 +28,6 @@ quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 STATIC = ("kl", "groups", "partitions", "num_examples")
 
 
-@pytest.fixture(scope="module")
-def rows():
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    return {
-        "mean": normal(B, Z),
-        "log_std": 0.3 * normal(B, Z),
-        "weight": normal(Z, 5),
-        "x": np.round(rng.random((B, 5))).astype(np.float32),
-    }
-
-
 @partial(jax.jit, static_argnums=(0, 2), static_argnames=STATIC)
 def bound(objective, rows, num_samples=K, **keywords):
     """The objective of a small Bernoulli model at the parameters in `rows`, always from the same noise."""
