@@ -3,7 +3,7 @@
     python -m vae_jax.main --config=experiments/mnist.py
 
 Dynamic binarization, 59,600 training images, NLL from 5,000 samples on all 10,000 test images. Published: 86.76 nats
-after 3,280 epochs of Adam; here 200 epochs of Muon on a cosine, 86.27 over three seeds (86.25 to 86.30), in some 12
+after 3,280 epochs of Adam; here 200 epochs of Muon on a cosine, 86.27 over three seeds (86.25 to 86.30), in some 13
 minutes on two cores, and 5 for the NLL. Settings were chosen on the 400 validation images.
 """
 

@@ -108,7 +108,7 @@ def columns(rows, right=()):
     from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
-    for column in range(len(rows[0])):
+    for column in range(len(rows[0]) if rows else 0):
         table.add_column(justify="right" if column in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))

@@ -150,7 +150,7 @@ def table(workdirs):
         test = (directory.read_summary(workdir) or {})["splits"]["test"]
         shown = [name for name in ("elbo", "nll", "cross_entropy", "log_likelihood") if name in test][:2]
         rows.append((str(workdir), "test", "   ".join(f"{name} {console.number(test[name])}" for name in shown)))
-    return "\n".join(console.columns(rows) if rows else ())
+    return "\n".join(console.columns(rows))
 
 
 def parse(arguments):

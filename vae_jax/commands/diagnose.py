@@ -18,7 +18,7 @@ from vae_jax.evaluation import summary, with_q_params
 from vae_jax.models.inference import has_table
 from vae_jax.models.model import families_of
 from vae_jax.parallel import devices
-from vae_jax.runs import stages
+from vae_jax.runs import environment, stages
 from vae_jax.training import setup as setups
 from vae_jax.training.setup import reopen
 
@@ -40,7 +40,8 @@ def gaps(workdir, overrides, num_devices=0):
     examples = with_q_params(model, params, examples, setup.config, spread)
     progress = Stages("gaps", "examples")
     kept = Path(workdir) / "gaps.unfinished"
-    keep = stages.keeper(kept, stages.identity_of(setup.config.to_json_best_effort(), params))
+    measured = json.dumps([setup.config.to_dict(), environment.git(), environment.version("jax")])
+    keep = stages.keeper(kept, stages.identity_of(measured, params))
     numbers, values = gaps.measure_gaps(model, params, examples, config, spread, progress, keep)
     pictures = {"gaps": (diagnostic_plots.gap_bars(numbers), "What q loses of log p(x), by cause.")}
     if model.latent_dim == 2 and model.has_encoder and model.density_anywhere:

@@ -33,7 +33,8 @@ def flat_event(value: jax.Array, event_ndims: int) -> jax.Array:
 
 def sum_event(log_prob: jax.Array, event_ndims: int) -> jax.Array:
     """Sums the last `event_ndims` axes: `[..., *event]` -> `[...]`."""
-    # a product with ones: XLA's CPU code hands a sum, and all that it sums, to a library that is up to 6 times slower
+    # a product with ones: XLA's CPU code hands a sum, and all that it sums, to a library by which fits of q took 1.3 to
+    # 3.6 times as long
     flat = flat_event(log_prob, event_ndims)
     return jnp.matmul(flat, jnp.ones(flat.shape[-1], jnp.result_type(flat)), precision="highest")
 

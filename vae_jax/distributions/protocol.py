@@ -139,10 +139,9 @@ def distribution(
         # not as a dataclass: jax 0.10 takes two of those with the same fields for one another, so that in one of a
         # hundred processes a jitted function would run the program of another family without a word
         fixed = lambda q: tuple(getattr(q, name) for name in static)
-        keyed = lambda q: (tuple((jax.tree_util.GetAttrKey(name), getattr(q, name)) for name in data), fixed(q))
-        plain = lambda q: (tuple(getattr(q, name) for name in data), fixed(q))
+        leaves = lambda q: tuple((jax.tree_util.GetAttrKey(name), getattr(q, name)) for name in data)
         made = lambda fixed, leaves: cls(**dict(zip((*data, *static), (*leaves, *fixed), strict=True)))
-        jax.tree_util.register_pytree_with_keys(cls, keyed, made, plain)
+        jax.tree_util.register_pytree_with_keys(cls, lambda q: (leaves(q), fixed(q)), made)
         return cls
 
     return register

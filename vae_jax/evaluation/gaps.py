@@ -67,7 +67,7 @@ def measure_gaps(
     run = make_runner(model, params, config.chunk_images, spread, progress)
     examples = {name: examples[name] for name in ("image", "key", "q_params", "condition") if name in examples}
     examples = first(examples, config.num_examples)
-    own = keep("q_star", lambda: own_family(run, examples, config))
+    own = keep("q_star", partial(own_family, run, examples, config))
     star, values = {**examples, **own["fitted"]}, own["values"]
     for name, use, given in (("q", None, examples), ("q_star", Use.GAPS_IWAE_Q_STAR, star)):
         # without a use of its own IWAE from q repeats the NLL of the run
@@ -76,8 +76,8 @@ def measure_gaps(
         flow_run = make_runner(with_flow(model), params, config.chunk_images, spread, progress)
         values |= keep("flow", partial(flow_family, run, flow_run, first(star, config.flow.num_examples), config))
     if config.ais.num_examples:
+        few = first(star, config.ais.num_examples)
         for start in config.ais.starts:
-            few = first(star, config.ais.num_examples)
             values |= keep(f"ais_{start}", partial(annealed, run, few, config.ais, start))
     if config.ais.num_simulated:
         few = first(examples, config.ais.num_simulated)

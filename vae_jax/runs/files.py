@@ -69,7 +69,7 @@ def checksum(path: pathlib.Path, start: int) -> int:
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes the sums of a complete folder into it, and everything in it to the disk, which takes place meanwhile."""
+    """Writes the sums of a complete folder into it; while they are taken, a thread brings its files to the disk."""
     paths = [*folder.rglob("*")]
     with ThreadPoolExecutor(1) as pool:
         synced = pool.submit(lambda: [sync(path) for path in paths])

@@ -20,7 +20,7 @@ IDENTITY = "identity"
 
 
 def identity_of(settings: str, params: Any) -> str:
-    """What a measurement is of: the settings as text, and the sum of the parameters' bytes."""
+    """What a measurement is of: settings and code as text, and the sum of the parameters' bytes."""
     total = 0
     for leaf in jax.tree.leaves(jax.device_get(params)):
         total = zlib.crc32(np.asarray(leaf).tobytes(), total)
